@@ -1,0 +1,1 @@
+//! Who is alive: membership leases and the ring's epoch.

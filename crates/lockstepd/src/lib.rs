@@ -1,0 +1,10 @@
+//! The Lockstep daemon as a library: everything that moves bytes around the pure core.
+//!
+//! It is a library only so that tests can run a whole cluster inside one process. It makes no
+//! promise of stability: users talk HTTP, or use `lockstep-client`.
+
+pub mod clock;
+pub mod log;
+pub mod peer;
+pub mod state;
+pub mod waiters;
