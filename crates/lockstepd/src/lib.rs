@@ -3,8 +3,10 @@
 //! It is a library only so that tests can run a whole cluster inside one process. It makes no
 //! promise of stability: users talk HTTP, or use `lockstep-client`.
 
+pub mod cache;
 pub mod clock;
 pub mod log;
 pub mod peer;
+pub mod router;
 pub mod state;
 pub mod waiters;
