@@ -4,13 +4,10 @@
 //! promise of stability: users talk HTTP, or use `lockstep-client`.
 
 pub mod cache;
-pub mod config;
 pub mod clock;
 pub mod forming;
 pub mod identity;
 pub mod log;
-pub mod membership;
-pub mod node;
 pub mod peer;
 pub mod replica;
 pub mod router;
