@@ -251,6 +251,15 @@ impl Disk {
     }
 }
 
+impl Drop for Disk {
+    /// Whoever opens the directory next must not meet a file that is still being made.
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            let _ = spare.join();
+        }
+    }
+}
+
 fn fresh(number: u64, bytes: u64) -> Segment {
     Segment { number, end: segment::HEADER, bytes, last: BTreeMap::new() }
 }
