@@ -19,6 +19,11 @@ impl Clock {
         }))
     }
 
+    /// Any other source of time: tests move it by hand.
+    pub fn with(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
     /// Tokio's clock, which simulations and paused tests control.
     pub fn tokio() -> Self {
         let start = tokio::time::Instant::now();

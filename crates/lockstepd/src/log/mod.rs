@@ -4,6 +4,8 @@
 //! [`State`](crate::state::State) in order, on every replica. Above this module nobody knows which
 //! driver runs; in it nobody knows HTTP.
 
+pub mod raft;
+
 use async_trait::async_trait;
 use lockstep_core::names::NodeId;
 use lockstep_core::{Command, Epoch, Index, Reply};

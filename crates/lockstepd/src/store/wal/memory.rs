@@ -22,6 +22,12 @@ impl MemoryDisk {
         self.lock().clone()
     }
 
+    /// The first index that is still in the log of `shard`; 0 when none is.
+    pub fn first_index(&self, shard: ShardId) -> u64 {
+        let disk = self.lock();
+        disk.get(&shard).and_then(|part| part.entries.first_key_value()).map_or(0, |(index, _)| *index)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ShardId, Recovered>> {
         self.0.lock().expect("nothing panics while it holds this")
     }

@@ -84,8 +84,7 @@ impl Shared {
     fn take(&self) -> Option<Vec<(ShardId, Vec<Record>, Done)>> {
         let queue = lock(&self.queue);
         let waiting = |queue: &mut Queue| queue.jobs.is_empty() && !queue.stop;
-        let mut queue =
-            self.more.wait_while(queue, waiting).expect("nothing panics while it holds this");
+        let mut queue = self.more.wait_while(queue, waiting).expect("nothing panics while it holds this");
         (!queue.jobs.is_empty()).then(|| std::mem::take(&mut queue.jobs))
     }
 }
@@ -107,7 +106,10 @@ struct Disk {
 impl Disk {
     fn open(directory: &Path, settings: Settings, log: Log) -> Result<Self, Error> {
         let io = |source| Error::Io { path: directory.to_owned(), source };
-        let marks = log.shards.into_iter().map(|(shard, part)| (shard, Recovered { entries: BTreeMap::new(), ..part }));
+        let marks = log
+            .shards
+            .into_iter()
+            .map(|(shard, part)| (shard, Recovered { entries: BTreeMap::new(), ..part }));
         let mut segments = log.segments;
         let file = match segments.last() {
             Some(last) => {
@@ -196,7 +198,9 @@ impl Disk {
     fn rotate(&mut self) {
         let number = self.segments.last().map_or(1, |last| last.number + 1);
         let made = match self.spare.take() {
-            Some(spare) => spare.join().unwrap_or_else(|_| Err(std::io::Error::other("making a segment failed"))),
+            Some(spare) => {
+                spare.join().unwrap_or_else(|_| Err(std::io::Error::other("making a segment failed")))
+            }
             None => segment::create(&self.directory, number, self.settings.segment_bytes),
         };
         match made {
@@ -238,7 +242,9 @@ impl Disk {
 
     /// A shard that still needs an entry of this segment.
     fn holder(&self, segment: &Segment) -> Option<ShardId> {
-        let purged = |shard| self.marks.get(shard).and_then(|part| part.purged.as_ref()).map_or(0, |(index, _)| *index);
+        let purged = |shard| {
+            self.marks.get(shard).and_then(|part| part.purged.as_ref()).map_or(0, |(index, _)| *index)
+        };
         segment.last.iter().find(|(shard, last)| purged(shard) < **last).map(|(shard, _)| *shard)
     }
 

@@ -1,0 +1,90 @@
+//! Watches one group: who leads, whether this node may serve, and when a snapshot is due.
+//!
+//! It decides nothing about consensus. A leader that no majority has answered for an election
+//! time-out says that it does not lead: its callers should look elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lockstep_core::Epoch;
+use lockstep_core::names::{NodeId, ShardId};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{ServerState, async_runtime::Instant};
+use tokio::sync::watch;
+
+use super::machine::Applied;
+use super::types::{Config, Raft};
+use super::{Settings, Status};
+use crate::state::State;
+use crate::store::wal::Wal;
+
+pub(super) struct Follow {
+    pub(super) node: NodeId,
+    pub(super) shard: ShardId,
+    pub(super) raft: Raft,
+    pub(super) state: Arc<State>,
+    pub(super) applied: watch::Receiver<Applied>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) wal: Wal,
+    pub(super) since_snapshot: Arc<AtomicU64>,
+    pub(super) settings: Settings,
+}
+
+impl Follow {
+    /// Runs until the group has stopped.
+    pub(super) async fn run(mut self) {
+        let mut metrics = self.raft.metrics();
+        let mut look = tokio::time::interval(self.settings.heartbeat);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let status = self.look(&metrics.borrow_watched());
+            self.tell(status);
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return self.fail("the log has stopped".into());
+                },
+                _ = self.applied.changed() => {}
+                _ = look.tick() => self.snapshot_if_due().await,
+            }
+        }
+    }
+
+    fn look(&self, metrics: &openraft::RaftMetrics<Config>) -> Status {
+        let (epoch, applied) = *self.applied.borrow();
+        let term = Epoch(metrics.current_term);
+        let heard = metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < self.settings.election_max);
+        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.node.0);
+        Status {
+            leader: metrics.current_leader.map(NodeId).filter(|leader| *leader != self.node || heard),
+            // Only an entry of this very reign proves that everything before it is here.
+            leading: leads && heard && epoch == term,
+            epoch: term,
+            applied,
+            failed: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    fn tell(&self, status: Status) {
+        let before = self.status.send_replace(status.clone());
+        if before.leading && !status.leading {
+            tracing::info!(shard = self.shard.0, epoch = status.epoch.0, "no longer leading");
+            self.state.waiters().wake_all();
+        }
+        if !before.leading && status.leading {
+            tracing::info!(shard = self.shard.0, epoch = status.epoch.0, "leading");
+        }
+    }
+
+    fn fail(&self, why: String) {
+        self.tell(Status { failed: Some(why), ..Status::default() });
+    }
+
+    async fn snapshot_if_due(&self) {
+        let grown = self.since_snapshot.load(Ordering::Relaxed) >= self.settings.snapshot_bytes;
+        if grown || self.wal.pinned_by() == Some(self.shard) {
+            if let Err(error) = self.raft.trigger().snapshot().await {
+                tracing::warn!(shard = self.shard.0, %error, "cannot take a snapshot");
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Packs: every command that waits for a shard goes into one log entry, one entry in flight.
+//!
+//! An entry costs the cluster four messages and a sync at each member; a command inside one is
+//! nearly free. It also stamps log time, because stamping belongs where entries are ordered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_core::command::{Op, QueueOp};
+use lockstep_core::{Command, Epoch, Index, Millis, Pack, Reply};
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::types::{Config, Payload, Raft};
+use super::{Applied, ProposeError, Settings, Status};
+use crate::clock::Clock;
+use crate::state::State;
+
+/// A command, and who waits for its reply.
+pub(super) type Waiting = (Command, oneshot::Sender<Result<Applied, ProposeError>>);
+
+/// While something has a deadline, log time is written down at least this often.
+const TICK_MAX: Duration = Duration::from_secs(1);
+const PACK_COMMANDS: usize = 8_192;
+
+pub(super) struct Proposer {
+    raft: Raft,
+    state: Arc<State>,
+    log_time: LogTime,
+    status: watch::Receiver<Status>,
+    waiting: mpsc::Receiver<Waiting>,
+    pack_bytes: usize,
+}
+
+impl Proposer {
+    pub(super) fn new(
+        raft: Raft,
+        state: Arc<State>,
+        clock: Clock,
+        status: watch::Receiver<Status>,
+        waiting: mpsc::Receiver<Waiting>,
+        settings: &Settings,
+    ) -> Self {
+        let log_time = LogTime::new(clock);
+        Self { raft, state, log_time, status, waiting, pack_bytes: settings.pack_bytes }
+    }
+
+    /// Runs until every sender has gone.
+    pub(super) async fn run(mut self) {
+        loop {
+            let tick = self.until_tick();
+            tokio::select! {
+                biased;
+                first = self.waiting.recv() => match first {
+                    Some(first) => {
+                        // Whoever is about to propose in this turn joins the pack.
+                        tokio::task::yield_now().await;
+                        let pack = self.gather(first);
+                        self.propose(pack).await;
+                    }
+                    None => return,
+                },
+                () = sleep(tick) => self.propose(Vec::new()).await,
+                _ = leadership(&mut self.status) => {}
+            }
+        }
+    }
+
+    fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut bytes = weight(&first.0);
+        let mut pack = vec![first];
+        while bytes < self.pack_bytes && pack.len() < PACK_COMMANDS {
+            let Ok(next) = self.waiting.try_recv() else { break };
+            bytes += weight(&next.0);
+            pack.push(next);
+        }
+        // Nobody waits for these any more, and none of them was ever proposed.
+        pack.retain(|(_, caller)| !caller.is_closed());
+        pack
+    }
+
+    async fn propose(&mut self, waiting: Vec<Waiting>) {
+        let (leading, hint, epoch) = {
+            let status = self.status.borrow();
+            (status.leading, status.leader, status.epoch)
+        };
+        let (commands, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        if !leading {
+            return fail(callers, &ProposeError::NotLeader { hint });
+        }
+        let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
+        let pack = Pack { now: self.log_time.stamp(epoch, last, max_step), commands };
+        match self.raft.client_write(Payload(pack.encode())).await {
+            Ok(done) => answer(callers, Index(done.log_id.index), done.data.0),
+            Err(error) => fail(callers, &refused(error)),
+        }
+    }
+
+    /// How long until log time should be written down although nothing is asked.
+    fn until_tick(&mut self) -> Option<Duration> {
+        let (leading, epoch) = {
+            let status = self.status.borrow();
+            (status.leading, status.epoch)
+        };
+        if !leading {
+            return None;
+        }
+        let (due, last, max_step) =
+            self.state.read(|shard| (shard.next_deadline(), shard.now(), shard.max_step()));
+        let now = self.log_time.now(epoch, last, max_step);
+        due.map(|due| Duration::from_millis(due.since(now).0).min(TICK_MAX))
+    }
+}
+
+/// Log time as this leader counts it: the last stamp, plus what has passed on its own clock since.
+struct LogTime {
+    clock: Clock,
+    epoch: Epoch,
+    last: Millis,
+    at: Duration,
+}
+
+impl LogTime {
+    fn new(clock: Clock) -> Self {
+        Self { at: clock.now(), clock, epoch: Epoch(0), last: Millis(0) }
+    }
+
+    /// Now, without writing it down. Time before this leader's reign does not count, and neither
+    /// does more than `max_step` since the last stamp: the shard would not believe it.
+    fn now(&mut self, epoch: Epoch, applied: Millis, max_step: Millis) -> Millis {
+        if epoch != self.epoch || self.last < applied {
+            (self.epoch, self.last, self.at) = (epoch, applied, self.clock.now());
+        }
+        let passed = self.clock.now().saturating_sub(self.at).as_millis();
+        self.last.plus(Millis(u64::try_from(passed).unwrap_or(u64::MAX)).min(max_step))
+    }
+
+    /// Now, as the next entry says it. Fractions of a millisecond count towards the next stamp.
+    fn stamp(&mut self, epoch: Epoch, applied: Millis, max_step: Millis) -> Millis {
+        let now = self.now(epoch, applied, max_step);
+        let step = now.since(self.last);
+        self.at = if step < max_step { self.at + Duration::from_millis(step.0) } else { self.clock.now() };
+        self.last = now;
+        now
+    }
+}
+
+fn answer(callers: Vec<oneshot::Sender<Result<Applied, ProposeError>>>, index: Index, replies: Vec<Reply>) {
+    for (caller, reply) in callers.into_iter().zip(replies) {
+        let _ = caller.send(Ok(Applied { index, reply }));
+    }
+}
+
+fn fail(callers: Vec<oneshot::Sender<Result<Applied, ProposeError>>>, error: &ProposeError) {
+    for caller in callers {
+        let _ = caller.send(Err(error.clone()));
+    }
+}
+
+fn refused(error: RaftError<Config, ClientWriteError<Config>>) -> ProposeError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, .. })) => {
+            ProposeError::NotLeader { hint: leader_id.map(lockstep_core::names::NodeId) }
+        }
+        // Its entry is in this node's log, or was: another leader may still commit it.
+        _ => ProposeError::Unknown,
+    }
+}
+
+fn weight(command: &Command) -> usize {
+    match &command.op {
+        Op::Queue(QueueOp::Push { messages, .. }) => {
+            messages.iter().map(|message| message.body.len() + 64).sum()
+        }
+        _ => 128,
+    }
+}
+
+async fn sleep(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns when this node begins or ceases to lead.
+async fn leadership(status: &mut watch::Receiver<Status>) {
+    let before = status.borrow_and_update().leading;
+    if status.wait_for(|status| status.leading != before).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn log_time_keeps_fractions_and_skips_what_nobody_led() {
+        let micros = Arc::new(AtomicU64::new(0));
+        let clock = Clock::with({
+            let micros = Arc::clone(&micros);
+            move || Duration::from_micros(micros.load(Ordering::Relaxed))
+        });
+        let (epoch, max) = (Epoch(1), Millis(2_000));
+        let mut time = LogTime::new(clock);
+        let mut applied = time.stamp(epoch, Millis(500), max);
+        for _ in 0..1_000 {
+            micros.fetch_add(300, Ordering::Relaxed);
+            applied = time.stamp(epoch, applied, max);
+        }
+        assert_eq!(applied, Millis(800), "1000 stamps 0.3 ms apart");
+        micros.fetch_add(60_000_000, Ordering::Relaxed);
+        applied = time.stamp(epoch, applied, max);
+        assert_eq!(applied, Millis(2_800), "a minute without an entry counts as one step");
+        micros.fetch_add(1_000, Ordering::Relaxed);
+        assert_eq!(time.stamp(epoch, applied, max), Millis(2_801), "and what was skipped stays skipped");
+        micros.fetch_add(9_000_000, Ordering::Relaxed);
+        assert_eq!(
+            time.stamp(Epoch(2), Millis(2_801), max),
+            Millis(2_801),
+            "a new reign begins where the log ends"
+        );
+    }
+}
