@@ -99,4 +99,9 @@ impl Store {
             self.order.retain(|(key, serial)| copies.get(key).is_some_and(|copy| copy.serial == *serial));
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn order_len(&self) -> usize {
+        self.order.len()
+    }
 }

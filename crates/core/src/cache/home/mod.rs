@@ -6,7 +6,7 @@
 //! that order. Source of the idea: directory protocols of shared-memory machines, with volume leases
 //! (Yin, Alvisi, Dahlin, Lin 1999). It sends nothing itself: it returns [`Output`]s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::{Addressee, Answer, Held, Invalidate, Refusal, Value, Write};
 use super::tenure::{Change, Tenure, View};
@@ -469,6 +469,14 @@ impl Home {
     #[must_use]
     pub fn awaits_seal(&self, by: NodeId, ring_epoch: u64) -> bool {
         self.tenure.awaits_seal(by, ring_epoch)
+    }
+
+    /// Who may hold a copy of `key` as far as this home knows.
+    #[must_use]
+    pub fn sharers(&self, key: &str) -> BTreeSet<NodeId> {
+        let Some(line) = self.lines.get(key) else { return BTreeSet::new() };
+        let awaited = line.pending.iter().flat_map(|pending| &pending.awaiting);
+        line.sharers.iter().chain(awaited).copied().collect()
     }
 
     /// Who would be asked for `key` under the current ring.
