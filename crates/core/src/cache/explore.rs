@@ -158,7 +158,7 @@ impl World {
                 self.now = self.now.plus(STEP);
                 let outputs = self.home.tick(self.now);
                 seen.waited_out += outputs.len() as u64;
-                self.from_home(outputs);
+                self.take_home(outputs);
             }
             Action::Restart(node) => {
                 self.budget.restarts -= 1;
@@ -199,7 +199,7 @@ impl World {
         let copies = self.nodes.get_mut(&node).unwrap();
         if copies.lookup(KEY, self.now).is_none() {
             let outputs = copies.read(&KEY.into(), HOME, tag, self.now);
-            self.from_copies(node, outputs);
+            self.take_copies(node, outputs);
         }
     }
 
@@ -214,7 +214,7 @@ impl World {
             request_id: None,
         };
         let outputs = self.home.write_own(self.next_tag, write, self.now);
-        self.from_home(outputs);
+        self.take_home(outputs);
     }
 
     fn deliver(&mut self, packet: Packet, seen: &mut Seen) {
@@ -223,14 +223,14 @@ impl World {
                 let (answer, outputs) = self.home.read(from, TO, &Key::from(KEY), true, self.now);
                 let Answer::Value(value) = answer else { panic!("{answer:?}") };
                 self.packets.push(Packet::Value { to: from, flight, value });
-                self.from_home(outputs);
+                self.take_home(outputs);
             }
             Packet::Value { to, flight, value } => {
                 let copies = self.nodes.get_mut(&to).unwrap();
                 let outputs = copies.landed(flight, value, self.now);
                 seen.unkept += u64::from(copies.lookup(KEY, self.now).is_none());
                 seen.read_answers += outputs.len() as u64;
-                self.from_copies(to, outputs);
+                self.take_copies(to, outputs);
             }
             Packet::Invalidate { to, seq } => {
                 self.nodes.get_mut(&to).unwrap().invalidate(KEY);
@@ -238,7 +238,7 @@ impl World {
             }
             Packet::Invalidated { from, seq } => {
                 let outputs = self.home.acknowledged(from, seq, self.now);
-                self.from_home(outputs);
+                self.take_home(outputs);
             }
             Packet::Renew { from, sent } => {
                 if let Answer::Renewed { lease } = self.home.renew(from, TO, self.now) {
@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    fn from_home(&mut self, outputs: Vec<home::Output>) {
+    fn take_home(&mut self, outputs: Vec<home::Output>) {
         for output in outputs {
             match output {
                 home::Output::Invalidate { to, order } if &*order.key == KEY => {
@@ -262,7 +262,7 @@ impl World {
         }
     }
 
-    fn from_copies(&mut self, node: NodeId, outputs: Vec<copy::Output>) {
+    fn take_copies(&mut self, node: NodeId, outputs: Vec<copy::Output>) {
         for output in outputs {
             match output {
                 copy::Output::Ask { flight, .. } => self.packets.push(Packet::Read { from: node, flight }),
