@@ -8,22 +8,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::message::{Addressee, Answer, Held, Invalidate, Refusal, Value, Write};
-use super::tenure::{Change, Tenure, View};
-use super::{Key, Tag, Version};
+use super::message::{Addressee, Answer, Held, Invalidate, Refusal, Value};
+use super::tenure::Tenure;
+use super::{Key, Tag};
 use crate::names::{NodeId, Origin};
 use crate::stamp::Millis;
 
 mod lines;
 mod memo;
+mod moves;
 mod peers;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use memo::{ENTRIES_MAX as MEMO_ENTRIES_MAX, WINDOW as MEMO_WINDOW};
 
-use lines::{Line, Lines, Pending, Queued, Why};
-use memo::{Memo, Verdict};
+use lines::Lines;
+use memo::Memo;
 use peers::Peers;
 
 /// What the driver has to do for the machine.
@@ -158,156 +160,6 @@ impl Home {
         }
     }
 
-    /// A write from another node.
-    pub fn write(&mut self, tag: Tag, to: Addressee, write: Write, now: Millis) -> Vec<Output> {
-        if self.tenure.is_meant(to) {
-            self.write_own(tag, write, now)
-        } else {
-            vec![Output::Answer { tag, answer: Answer::Refused(Refusal::NotHome) }]
-        }
-    }
-
-    /// A write from this node: answered under `tag`, at once or when the sharers allow it.
-    pub fn write_own(&mut self, tag: Tag, write: Write, now: Millis) -> Vec<Output> {
-        if let Some(refusal) = self.refusal(&write, now) {
-            return vec![Output::Answer { tag, answer: Answer::Refused(refusal) }];
-        }
-        if let Some(id) = &write.request_id {
-            match self.memo.begin(id, &write, tag, now) {
-                Verdict::Do => {}
-                Verdict::Attached => return Vec::new(),
-                Verdict::Answer(answer) => return vec![Output::Answer { tag, answer }],
-            }
-        }
-        let key = write.key.clone();
-        let mut outputs = Vec::new();
-        self.lines.entry(&key).queue.push_back(Queued { tag, write });
-        self.advance(&key, now, &mut outputs);
-        self.make_room(now, &mut outputs);
-        outputs
-    }
-
-    fn refusal(&self, write: &Write, now: Millis) -> Option<Refusal> {
-        if self.read_own(&write.key, now).is_err() {
-            Some(Refusal::NotHome)
-        } else if lines::cost(&write.key, write.value.as_ref()) > self.bytes_max {
-            Some(Refusal::TooLarge)
-        } else if self.lines.bytes() > self.bytes_max.saturating_mul(2) {
-            // Silent sharers hold up so many evictions that only waiting helps.
-            Some(Refusal::Full)
-        } else {
-            None
-        }
-    }
-
-    /// Starts what waits at a line, until something has to wait for sharers.
-    fn advance(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
-        let mut committed = false;
-        while let Some(line) = self.lines.get_mut(key) {
-            if line.pending.is_some() {
-                break;
-            }
-            let Some(queued) = line.queue.pop_front() else { break };
-            match early_answer(line, &queued.write, now) {
-                Some(answer) => self.finish(queued, answer, outputs),
-                None => {
-                    self.begin(key, Why::Write(queued), now, outputs);
-                    committed |= self.complete(key, now, outputs);
-                }
-            }
-        }
-        self.lines.settle(key, committed);
-    }
-
-    /// Marks the line pending and tells its sharers to forget.
-    fn begin(&mut self, key: &Key, why: Why, now: Millis, outputs: &mut Vec<Output>) {
-        let home = self.tenure.origin();
-        let Some(line) = self.lines.get_mut(key) else { return };
-        self.next_seq += 1;
-        let seq = self.next_seq;
-        let mut awaiting = std::mem::take(&mut line.sharers);
-        awaiting.retain(|node| self.peers.may_read(*node, now));
-        for to in &awaiting {
-            self.peers.sent(*to, seq, now);
-            outputs.push(Output::Invalidate { to: *to, order: Invalidate { home, key: key.clone(), seq } });
-        }
-        line.pending = Some(Pending { seq, why, awaiting });
-        self.pending.insert(seq, key.clone());
-        self.lines.settle(key, false);
-    }
-
-    /// Carries a pending change out if no sharer is left that could read the old value.
-    /// Whether it did.
-    fn complete(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) -> bool {
-        let serves = self.tenure.serves(key, now);
-        let Some(line) = self.lines.get_mut(key) else { return false };
-        // A home whose own lease has ended must not expose anything: it waits for a renewal.
-        let may = |p: &Pending| p.awaiting.is_empty() && (serves || !matches!(p.why, Why::Write(_)));
-        let Some(pending) = line.pending.take_if(|p| may(p)) else { return false };
-        self.pending.remove(&pending.seq);
-        match pending.why {
-            Why::Write(queued) => self.commit(key, queued, now, outputs),
-            Why::Evict => {
-                self.evicting_bytes =
-                    self.evicting_bytes.saturating_sub(lines::cost(key, line.value.as_ref()));
-                line.value = None;
-            }
-            Why::Leave => {
-                self.leaving -= 1;
-                self.lines.remove(key);
-                self.answer_seals(outputs);
-            }
-        }
-        true
-    }
-
-    fn commit(&mut self, key: &Key, queued: Queued, now: Millis, outputs: &mut Vec<Output>) {
-        let Some(line) = self.lines.get_mut(key) else { return };
-        // The value may have expired since the condition was looked at.
-        if let Some(answer) = early_answer(line, &queued.write, now) {
-            return self.finish(queued, answer, outputs);
-        }
-        self.counter += 1;
-        line.version = Version { epoch: self.tenure.ring_epoch(), counter: self.counter };
-        line.value = queued.write.value.clone();
-        line.deadline = queued.write.ttl.map(|ttl| now.plus(ttl));
-        let answer = Answer::Written(Some(line.version));
-        self.finish(queued, answer, outputs);
-    }
-
-    fn finish(&mut self, queued: Queued, answer: Answer, outputs: &mut Vec<Output>) {
-        let id = queued.write.request_id.as_deref();
-        let also = match (&answer, id) {
-            (_, None) => Vec::new(),
-            (Answer::Refused(Refusal::NotHome), Some(id)) => self.memo.forget(id),
-            (_, Some(id)) => self.memo.finish(id, &answer),
-        };
-        outputs.extend(also.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
-        outputs.push(Output::Answer { tag: queued.tag, answer });
-    }
-
-    /// `from` has forgotten its copy. Late, repeated and unknown answers do nothing.
-    pub fn acknowledged(&mut self, from: NodeId, seq: u64, now: Millis) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        self.release(from, seq, now, &mut outputs);
-        outputs
-    }
-
-    fn release(&mut self, node: NodeId, seq: u64, now: Millis, outputs: &mut Vec<Output>) {
-        self.peers.settled(node, seq);
-        let Some(key) = self.pending.get(&seq).cloned() else { return };
-        if let Some(pending) = self.lines.get_mut(&key).and_then(|line| line.pending.as_mut()) {
-            pending.awaiting.remove(&node);
-        }
-        self.go_on(&key, now, outputs);
-    }
-
-    fn go_on(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
-        let done = self.complete(key, now, outputs);
-        self.lines.settle(key, done);
-        self.advance(key, now, outputs);
-    }
-
     /// Whether `to` still has to answer the invalidation `seq`.
     #[must_use]
     pub fn awaits(&self, to: NodeId, seq: u64) -> bool {
@@ -329,148 +181,6 @@ impl Home {
         self.peers.next_deadline()
     }
 
-    /// Evicts the longest unwritten lines while there is too much, sharers first.
-    fn make_room(&mut self, now: Millis, outputs: &mut Vec<Output>) {
-        while self.lines.bytes().saturating_sub(self.evicting_bytes) > self.bytes_max {
-            let Some(key) = self.lines.oldest() else { return };
-            let value = self.lines.get(&key).and_then(|line| line.value.as_ref());
-            self.evicting_bytes += lines::cost(&key, value);
-            self.begin(&key, Why::Evict, now, outputs);
-            self.go_on(&key, now, outputs);
-        }
-    }
-
-    /// The log shows another ring, or this node's place in it has changed.
-    pub fn set_view(&mut self, view: &View, now: Millis) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        match self.tenure.set_view(view, now) {
-            Change::None => self.resume(now, &mut outputs),
-            Change::Moved => self.move_out(now, &mut outputs),
-            Change::Reborn => self.start_empty(&mut outputs),
-        }
-        if view.me.is_some() {
-            let ring_epoch = self.tenure.ring_epoch();
-            outputs.extend(self.tenure.unsealed().into_iter().map(|to| Output::Seal { to, ring_epoch }));
-        }
-        self.answer_seals(&mut outputs);
-        outputs
-    }
-
-    /// The log renewed this process's membership; `ring_epoch` as it said along with that.
-    pub fn membership_renewed(&mut self, until: Millis, ring_epoch: u64, now: Millis) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        self.tenure.renew(until, ring_epoch, now);
-        self.resume(now, &mut outputs);
-        outputs
-    }
-
-    /// Stops to be a home: no line is served any more, and once [`Self::is_empty`] no copy of one
-    /// can be read. What a node does before it leaves the cluster.
-    pub fn retire(&mut self, now: Millis) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        self.tenure.retire();
-        self.move_out(now, &mut outputs);
-        self.answer_seals(&mut outputs);
-        outputs
-    }
-
-    /// Whether no line is held.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
-    }
-
-    /// Changes that waited only for our own lease can go on.
-    fn resume(&mut self, now: Millis, outputs: &mut Vec<Output>) {
-        for key in self.pending.values().cloned().collect::<Vec<_>>() {
-            self.go_on(&key, now, outputs);
-        }
-    }
-
-    /// Lines that are no longer ours leave: sharers first, then the line. They become misses.
-    fn move_out(&mut self, now: Millis, outputs: &mut Vec<Output>) {
-        for key in self.lines.keys() {
-            if !self.tenure.keeps(&key) {
-                self.leave(&key, now, outputs);
-            }
-        }
-    }
-
-    fn leave(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
-        let Some(line) = self.lines.get_mut(key) else { return };
-        if line.is_leaving() {
-            return;
-        }
-        self.leaving += 1;
-        let mut waiting: Vec<Queued> = line.queue.drain(..).collect();
-        match line.pending.as_mut().map(|pending| std::mem::replace(&mut pending.why, Why::Leave)) {
-            Some(Why::Write(queued)) => waiting.insert(0, queued),
-            Some(Why::Evict) => {
-                let cost = lines::cost(key, line.value.as_ref());
-                self.evicting_bytes = self.evicting_bytes.saturating_sub(cost);
-            }
-            Some(Why::Leave) => {}
-            None => self.begin(key, Why::Leave, now, outputs),
-        }
-        self.turn_away(waiting, outputs);
-        self.go_on(key, now, outputs);
-    }
-
-    /// Refuses writes that were never exposed, so they certainly were not done.
-    fn turn_away(&mut self, waiting: Vec<Queued>, outputs: &mut Vec<Output>) {
-        for queued in waiting {
-            self.finish(queued, Answer::Refused(Refusal::NotHome), outputs);
-        }
-    }
-
-    fn start_empty(&mut self, outputs: &mut Vec<Output>) {
-        for line in std::mem::take(&mut self.lines).into_lines() {
-            let pending = line.pending.and_then(|pending| match pending.why {
-                Why::Write(queued) => Some(queued),
-                Why::Evict | Why::Leave => None,
-            });
-            self.turn_away(pending.into_iter().chain(line.queue).collect(), outputs);
-        }
-        self.peers = Peers::default();
-        self.pending.clear();
-        self.leaving = 0;
-        self.evicting_bytes = 0;
-    }
-
-    /// A member will serve keys that may have been ours once it hears that we have sealed under
-    /// `ring_epoch` or a later ring. Answered under `tag`.
-    pub fn seal(&mut self, tag: Tag, ring_epoch: u64) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        self.seals.push((tag, ring_epoch));
-        self.answer_seals(&mut outputs);
-        outputs
-    }
-
-    fn answer_seals(&mut self, outputs: &mut Vec<Output>) {
-        let current = self.tenure.ring_epoch();
-        if self.leaving > 0 {
-            return;
-        }
-        let answer = Answer::Sealed { ring_epoch: current };
-        for (tag, _) in self.seals.extract_if(.., |(_, wanted)| *wanted <= current) {
-            outputs.push(Output::Answer { tag, answer: answer.clone() });
-        }
-    }
-
-    /// `by` has sealed under `ring_epoch`.
-    pub fn sealed(&mut self, by: NodeId, ring_epoch: u64, now: Millis) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        self.tenure.sealed(by, ring_epoch);
-        self.resume(now, &mut outputs);
-        outputs
-    }
-
-    /// Whether the seal of `by` under `ring_epoch` is still needed.
-    #[must_use]
-    pub fn awaits_seal(&self, by: NodeId, ring_epoch: u64) -> bool {
-        self.tenure.awaits_seal(by, ring_epoch)
-    }
-
     /// Who may hold a copy of `key` as far as this home knows.
     #[must_use]
     pub fn sharers(&self, key: &str) -> BTreeSet<NodeId> {
@@ -483,19 +193,5 @@ impl Home {
     #[must_use]
     pub fn home_of(&self, key: &str) -> Option<Origin> {
         self.tenure.home_of(key)
-    }
-}
-
-/// The answer to a write that changes nothing: a condition that does not hold, a delete of nothing.
-fn early_answer(line: &Line, write: &Write, now: Millis) -> Option<Answer> {
-    let current = line.current(now);
-    let mismatch = (write.if_absent && current.is_some())
-        || write.if_version.is_some_and(|wanted| current != Some(wanted));
-    if mismatch {
-        Some(Answer::Refused(Refusal::VersionMismatch { current }))
-    } else if write.value.is_none() && current.is_none() {
-        Some(Answer::Written(None))
-    } else {
-        None
     }
 }

@@ -1,7 +1,10 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::cache::Version;
 use crate::cache::lease::{LEASE, OVERDUE, owed_until};
+use crate::cache::message::Write;
+use crate::cache::tenure::View;
 use crate::names::Incarnation;
 
 const HOME: NodeId = NodeId(1);
