@@ -1,1 +1,49 @@
-//! Cache coherence: who may hold a copy of what, and when a write may be shown.
+//! Cache coherence: one home per key keeps the committed value and a directory of who holds copies.
+//!
+//! Four pure machines. [`tenure::Tenure`] knows which keys this node may answer for as their home,
+//! [`home::Home`] holds the lines and the directory, [`copy::Copies`] holds this node's copies of
+//! other homes' lines, and [`lease`] does the arithmetic between clocks that drift. Messages go in,
+//! messages come out, time is an argument: each node's own monotonic milliseconds.
+//!
+//! Lines live in memory and are not replicated: a crash turns values into misses, never into old
+//! values. It deliberately has no Modified or Exclusive state yet: copies are Shared or Invalid,
+//! and every write is settled at the home.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub mod copy;
+#[cfg(test)]
+mod explore;
+pub mod home;
+pub mod lease;
+pub mod message;
+mod ring;
+pub mod tenure;
+
+/// A cache key. Shared, because lines, directories and messages all name it.
+pub type Key = Arc<str>;
+
+/// Names a request that waits inside a machine; the driver chose it and finds the caller by it.
+pub type Tag = u64;
+
+/// The version of a written value, larger for every later write of the same key, also across
+/// delete, expiry, eviction and a move to another home. Shown as `7.1834`.
+///
+/// A ring epoch has one home for a key, and a process counts all its writes with one counter, so a
+/// version never repeats for a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The ring epoch under which the home committed the write.
+    pub epoch: u64,
+    /// Counted by the home's process over all its keys.
+    pub counter: u64,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.counter)
+    }
+}

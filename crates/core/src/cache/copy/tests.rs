@@ -1,0 +1,199 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::cache::Version;
+use crate::cache::lease::{LEASE, held_until};
+use crate::names::{Incarnation, NodeId};
+
+const HOME: Origin = Origin { node: NodeId(1), incarnation: Incarnation(1) };
+const T0: Millis = Millis(1_000);
+
+fn at(ms: u64) -> Millis {
+    T0.plus(Millis(ms))
+}
+
+fn held(value: &str) -> Option<Held> {
+    let version = Version { epoch: 1, counter: 1 };
+    Some(Held { version, value: Bytes::copy_from_slice(value.as_bytes()), left: None })
+}
+
+fn leased(held: Option<Held>) -> Value {
+    Value { held, lease: Some(LEASE) }
+}
+
+fn copies() -> Copies {
+    Copies::new(1 << 20)
+}
+
+/// Starts a read of `k` and returns its flight.
+fn ask(copies: &mut Copies, key: &str, tag: Tag, now: Millis) -> FlightId {
+    match copies.read(&key.into(), HOME, tag, now)[..] {
+        [Output::Ask { flight, .. }] => flight,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn fill(copies: &mut Copies, key: &str, value: Value, now: Millis) {
+    let flight = ask(copies, key, 0, now);
+    copies.landed(flight, value, now);
+}
+
+fn told(outputs: &[Output]) -> Vec<(Tag, Option<Held>)> {
+    let answer = |output: &Output| match output {
+        Output::Answer { tag, value } => Some((*tag, value.clone().ok()?)),
+        Output::Ask { .. } => None,
+    };
+    outputs.iter().filter_map(answer).collect()
+}
+
+#[test]
+fn a_copy_is_read_without_the_home_until_the_lease_ends_as_counted_from_the_send() {
+    let mut copies = copies();
+    let flight = ask(&mut copies, "k", 1, T0);
+    assert_eq!(told(&copies.landed(flight, leased(held("a")), at(300))), [(1, held("a"))]);
+    let end = held_until(T0, LEASE);
+    assert_eq!(copies.lookup("k", Millis(end.0 - 1)), Some(held("a")));
+    assert_eq!(copies.lookup("k", end), None);
+}
+
+#[test]
+fn an_absence_is_a_copy_as_well() {
+    let mut copies = copies();
+    fill(&mut copies, "k", leased(None), T0);
+    assert_eq!(copies.lookup("k", T0), Some(None));
+    copies.invalidate("k");
+    assert_eq!(copies.lookup("k", T0), None);
+}
+
+#[test]
+fn a_late_fill_after_an_invalidation_is_not_kept() {
+    let mut copies = copies();
+    let flight = ask(&mut copies, "k", 1, T0);
+    copies.invalidate("k");
+    assert_eq!(told(&copies.landed(flight, leased(held("old")), at(5))), [(1, held("old"))]);
+    assert_eq!(copies.lookup("k", at(5)), None);
+}
+
+#[test]
+fn a_reader_that_comes_after_the_invalidation_does_not_join_the_read_before_it() {
+    let mut copies = copies();
+    let before = ask(&mut copies, "k", 1, T0);
+    copies.invalidate("k");
+    let after = ask(&mut copies, "k", 2, at(1));
+    assert_ne!(before, after);
+    assert_eq!(told(&copies.landed(before, leased(held("old")), at(2))), [(1, held("old"))]);
+    assert_eq!(copies.lookup("k", at(2)), None, "the second one's placeholder is not its to fill");
+    assert_eq!(told(&copies.landed(after, leased(held("new")), at(3))), [(2, held("new"))]);
+    assert_eq!(copies.lookup("k", at(3)), Some(held("new")));
+}
+
+#[test]
+fn readers_of_one_key_share_one_read() {
+    let mut copies = copies();
+    let flight = ask(&mut copies, "k", 1, T0);
+    assert_eq!(copies.read(&"k".into(), HOME, 2, at(1)), []);
+    let outputs = copies.landed(flight, leased(held("a")), at(2));
+    assert_eq!(told(&outputs), [(1, held("a")), (2, held("a"))]);
+}
+
+#[test]
+fn who_joined_late_is_not_told_a_value_that_could_not_be_kept() {
+    let mut copies = copies();
+    let flight = ask(&mut copies, "k", 1, T0);
+    copies.read(&"k".into(), HOME, 2, at(1));
+    // The home read it while a write was pending; that write may be done by now.
+    let outputs = copies.landed(flight, Value { held: held("old"), lease: None }, at(2));
+    assert_eq!(told(&outputs), [(1, held("old"))]);
+    let Some(Output::Ask { flight, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    assert_eq!(told(&copies.landed(*flight, leased(held("new")), at(3))), [(2, held("new"))]);
+}
+
+#[test]
+fn an_answer_that_comes_after_its_lease_is_told_and_not_kept() {
+    let mut copies = copies();
+    let flight = ask(&mut copies, "k", 1, T0);
+    let late = held_until(T0, LEASE);
+    assert_eq!(told(&copies.landed(flight, leased(held("old")), late)), [(1, held("old"))]);
+    assert_eq!(copies.lookup("k", late), None);
+}
+
+#[test]
+fn a_lease_that_lapsed_does_not_revive_the_copies_under_it() {
+    let mut copies = copies();
+    fill(&mut copies, "k", leased(held("old")), T0);
+    let later = held_until(T0, LEASE);
+    // The home stopped to wait for us and committed another value; then we read another key.
+    fill(&mut copies, "other", leased(held("x")), later);
+    assert_eq!(copies.lookup("other", later), Some(held("x")));
+    assert_eq!(copies.lookup("k", later), None);
+}
+
+#[test]
+fn a_renewal_prolongs_what_lasts_and_revives_nothing() {
+    let mut copies = copies();
+    fill(&mut copies, "k", leased(held("a")), T0);
+    copies.renewed(HOME, at(1_000), LEASE, at(1_001));
+    let end = held_until(at(1_000), LEASE);
+    assert_eq!(copies.lookup("k", Millis(end.0 - 1)), Some(held("a")));
+    // Asked in time, answered after the lapse.
+    copies.renewed(HOME, at(2_500), LEASE, end);
+    assert_eq!(copies.lookup("k", end), None);
+}
+
+#[test]
+fn renewals_are_due_in_the_second_half_for_homes_whose_copies_are_read() {
+    let mut copies = copies();
+    fill(&mut copies, "k", leased(held("a")), T0);
+    assert_eq!(copies.renewals(at(500)), []);
+    assert_eq!(copies.renewals(at(1_100)), [HOME]);
+    assert_eq!(copies.renewals(at(1_200)), [], "asked already");
+    assert_eq!(copies.renewals(at(1_700)), [HOME], "no answer");
+    let mut now = at(1_700);
+    for _ in 0..20 {
+        copies.renewed(HOME, now, LEASE, now);
+        now = now.plus(Millis(1_500));
+        if copies.renewals(now).is_empty() {
+            assert!(now.since(T0) >= IDLE);
+            return;
+        }
+    }
+    panic!("renewed for ever without a reader");
+}
+
+#[test]
+fn a_copy_expires_before_its_line_does() {
+    let mut copies = copies();
+    let left = Some(Millis(1_000));
+    let value = held("a").map(|held| Held { left, ..held });
+    let flight = ask(&mut copies, "k", 1, T0);
+    copies.landed(flight, leased(value), at(400));
+    assert_eq!(copies.lookup("k", at(900)).flatten().unwrap().left, Some(Millis(90)));
+    assert_eq!(copies.lookup("k", at(990)), None);
+}
+
+#[test]
+fn a_failed_read_tells_everybody_to_ask_again() {
+    let mut copies = copies();
+    let flight = ask(&mut copies, "k", 1, T0);
+    copies.read(&"k".into(), HOME, 2, T0);
+    let expected = [1, 2].map(|tag| Output::Answer { tag, value: Err(AskAgain) });
+    assert_eq!(copies.failed(flight), expected);
+    assert_ne!(ask(&mut copies, "k", 3, T0), flight);
+}
+
+#[test]
+fn copies_stay_within_their_bytes_and_those_that_are_read_stay_longest() {
+    let mut copies = Copies::new(10_000);
+    fill(&mut copies, "hot", leased(held("a")), T0);
+    for n in 0..500 {
+        fill(&mut copies, &format!("k{n}"), leased(held("a")), T0);
+        assert!(copies.bytes() <= 10_000);
+        assert!(copies.lookup("hot", T0).is_some(), "evicted after {n}");
+    }
+    assert_eq!(copies.lookup("k0", T0), None);
+    for n in 0..10_000 {
+        fill(&mut copies, "hot", leased(held(&n.to_string())), T0);
+        copies.invalidate("hot");
+    }
+    assert!(copies.store.order_len() < 300, "{}", copies.store.order_len());
+}

@@ -1,0 +1,120 @@
+//! Remembers the outcome of writes that carried a request id, so that a retry does nothing twice.
+//!
+//! It lives as long as the home's process: a retry is never sent to another one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::cache::Tag;
+use crate::cache::message::{Answer, Refusal, Write};
+use crate::stamp::Millis;
+
+/// How long an outcome is remembered after the request came.
+pub const WINDOW: Millis = Millis(60_000);
+
+/// At most this many requests at once; more are refused rather than forgotten early.
+pub const ENTRIES_MAX: usize = 1 << 18;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memo {
+    known: BTreeMap<String, Known>,
+    /// In the order in which they came.
+    ages: VecDeque<(Millis, String)>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    fingerprint: u64,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Under way: these retries wait for the outcome as well.
+    Waiting(Vec<Tag>),
+    Done(Answer),
+}
+
+/// What to do with a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Do it, then call [`Memo::finish`] or [`Memo::forget`].
+    Do,
+    /// Do nothing: it is under way, and its outcome will be told to this caller as well.
+    Attached,
+    /// Do nothing: this is the answer.
+    Answer(Answer),
+}
+
+impl Memo {
+    /// A request came.
+    pub(super) fn begin(&mut self, id: &str, write: &Write, tag: Tag, now: Millis) -> Verdict {
+        self.drop_old(now);
+        let fingerprint = fingerprint(write);
+        let is_full = self.known.len() >= ENTRIES_MAX;
+        match self.known.get_mut(id) {
+            Some(known) if known.fingerprint != fingerprint => {
+                Verdict::Answer(Answer::Refused(Refusal::RequestConflict))
+            }
+            Some(Known { state: State::Done(answer), .. }) => Verdict::Answer(answer.clone()),
+            Some(Known { state: State::Waiting(tags), .. }) => {
+                tags.push(tag);
+                Verdict::Attached
+            }
+            None if is_full => Verdict::Answer(Answer::Refused(Refusal::Full)),
+            None => {
+                self.known.insert(id.to_owned(), Known { fingerprint, state: State::Waiting(Vec::new()) });
+                self.ages.push_back((now, id.to_owned()));
+                Verdict::Do
+            }
+        }
+    }
+
+    /// The request has this outcome; returns the retries that wait for it.
+    pub(super) fn finish(&mut self, id: &str, answer: &Answer) -> Vec<Tag> {
+        let Some(known) = self.known.get_mut(id) else { return Vec::new() };
+        match std::mem::replace(&mut known.state, State::Done(answer.clone())) {
+            State::Waiting(tags) => tags,
+            State::Done(_) => Vec::new(),
+        }
+    }
+
+    /// The request was not done and may be asked again; returns the retries that wait for it.
+    pub(super) fn forget(&mut self, id: &str) -> Vec<Tag> {
+        match self.known.remove(id) {
+            Some(Known { state: State::Waiting(tags), .. }) => tags,
+            _ => Vec::new(),
+        }
+    }
+
+    fn drop_old(&mut self, now: Millis) {
+        while let Some((since, id)) = self.ages.front() {
+            if now.since(*since) < WINDOW {
+                return;
+            }
+            if matches!(self.known.get(id), Some(Known { state: State::Done(_), .. })) {
+                self.known.remove(id);
+            }
+            self.ages.pop_front();
+        }
+    }
+}
+
+/// Tells one write from another under the same id.
+fn fingerprint(write: &Write) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut field = |bytes: &[u8]| {
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    field(write.key.as_bytes());
+    field(&[u8::from(write.value.is_some()), u8::from(write.if_absent)]);
+    field(write.value.as_deref().unwrap_or_default());
+    for number in
+        [write.ttl.map(|ttl| ttl.0), write.if_version.map(|v| v.epoch), write.if_version.map(|v| v.counter)]
+    {
+        field(number.map(u64::to_le_bytes).as_ref().map_or(&[], |bytes| bytes.as_slice()));
+    }
+    hash.digest()
+}

@@ -1,0 +1,126 @@
+//! What the cache is asked and what it answers.
+//!
+//! It holds no behaviour beside conversions to the core's words.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lockstep_core::Millis;
+use lockstep_core::cache::{message, tenure};
+use lockstep_core::command::Member;
+use lockstep_core::names::{Incarnation, Origin};
+
+pub use lockstep_core::cache::Version;
+
+/// A value with its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value, opaque: JSON as the client sent it.
+    pub value: Bytes,
+    /// Larger for every later write of the key.
+    pub version: Version,
+    /// What is left of its time to live.
+    pub left: Option<Millis>,
+    /// The copy's coherence state here: `M`, `E`, `S` or `I`.
+    pub state: char,
+    /// Whether it was answered from this node's memory without asking its home.
+    pub local: bool,
+}
+
+impl Entry {
+    pub(super) fn new(held: message::Held, local: bool) -> Self {
+        Self { value: held.value, version: held.version, left: held.left, state: 'S', local }
+    }
+}
+
+/// Why the cache did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// `if_version` or `if_absent` did not hold.
+    #[error("version mismatch")]
+    VersionMismatch {
+        /// What is there.
+        current: Option<Version>,
+    },
+    /// The key's home is dead, moving or cut off; certainly nothing was done.
+    #[error("home unavailable")]
+    HomeUnavailable,
+    /// The write may have been done.
+    #[error("outcome unknown")]
+    OutcomeUnknown,
+    /// Larger than a whole cache may be.
+    #[error("value too large")]
+    TooLarge,
+    /// The same request id came with another write.
+    #[error("request conflict")]
+    RequestConflict,
+}
+
+/// A write and its conditions.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The key.
+    pub key: String,
+    /// The value; `None` deletes.
+    pub value: Option<Bytes>,
+    /// Time to live.
+    pub ttl: Option<Millis>,
+    /// Only if this is the current version.
+    pub if_version: Option<Version>,
+    /// Only if there is no value.
+    pub if_absent: bool,
+    /// Makes a retry harmless while the home's process lives.
+    pub request_id: Option<String>,
+}
+
+impl From<Write> for message::Write {
+    fn from(write: Write) -> Self {
+        let Write { key, value, ttl, if_version, if_absent, request_id } = write;
+        Self { key: key.into(), value, ttl, if_version, if_absent, request_id }
+    }
+}
+
+/// How much memory the cache may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Lines and directory of the keys whose home is this node.
+    pub home_bytes: usize,
+    /// Copies of other homes' lines.
+    pub copy_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { home_bytes: 256 << 20, copy_bytes: 128 << 20 }
+    }
+}
+
+/// The ring of live members as the log has it, and this process's place in it.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// How often the set of live members has changed.
+    pub ring_epoch: u64,
+    /// This process as admitted, and the ring epoch at which it came in; `None` while it is not.
+    pub me: Option<(Incarnation, u64)>,
+    /// Every live member, this node included.
+    pub members: Vec<Member>,
+    /// The end of this process's membership lease by this node's clock, counted from the send of
+    /// the last acknowledged heartbeat and shortened by the drift.
+    pub until: Duration,
+}
+
+impl View {
+    pub(super) fn to_core(&self) -> tenure::View {
+        let origin = |member: &Member| Origin { node: member.node, incarnation: member.incarnation };
+        tenure::View {
+            ring_epoch: self.ring_epoch,
+            me: self.me,
+            members: self.members.iter().map(origin).collect(),
+            until: floor(self.until),
+        }
+    }
+}
+
+pub(super) fn floor(instant: Duration) -> Millis {
+    Millis(u64::try_from(instant.as_millis()).unwrap_or(u64::MAX))
+}
