@@ -95,7 +95,7 @@ pub struct Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Needed, and nowhere given.
-    #[error("{} missing: give it as a flag, as an environment variable ({} …) or in the --config file", list(.0), env_of(.0))]
+    #[error("{} missing: give each as a flag, as an environment variable ({} …) or in the --config file", list(.0), env_of(.0))]
     Missing(Vec<&'static str>),
     /// The configuration file cannot be read.
     #[error("cannot read the configuration file {path}: {source}")]
