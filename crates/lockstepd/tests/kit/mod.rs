@@ -11,9 +11,11 @@ mod cluster;
 mod http;
 mod links;
 mod node;
+mod ports;
 mod wait;
 
 pub use cluster::{Cluster, Settings};
 pub use http::{Answer, Http, HttpError, parse as parse_answer};
 pub use node::{Node, run_to_end, serve_command};
+pub use ports::{free_base_port, free_port};
 pub use wait::{eventually, within};

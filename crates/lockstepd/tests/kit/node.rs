@@ -1,15 +1,14 @@
 //! One node's process.
 
 use std::fs::{File, OpenOptions};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::Http;
+use super::ports::free_port;
 use super::wait::eventually;
 
 /// A node: its place on this machine, and its process while it has one.
@@ -157,19 +156,4 @@ pub async fn run_to_end(what: &str, mut command: Command, deadline: Duration) ->
     };
     let read = |path: &Path| std::fs::read(path).unwrap_or_default();
     Output { status, stdout: read(&out), stderr: read(&err) }
-}
-
-/// A port that nobody listens on, below those that the kernel gives to outgoing connections: a
-/// restarted node must find its port free again.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 20_000).unwrap_or(0);
-    for _ in 0..20_000 {
-        let offset = (start + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000) % 20_000;
-        let port = 11_000 + offset;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no port is free between 11000 and 31000");
 }

@@ -124,36 +124,45 @@ impl Window {
         let start = Instant::now() + Duration::from_secs(warm_up);
         Self { start, end: start + Duration::from_secs(seconds) }
     }
+
+    fn counts(&self, at: Instant) -> bool {
+        (self.start..=self.end).contains(&at)
+    }
 }
 
 /// One connection's loop. It reconnects when the node goes away, and counts that as an error.
 async fn drive(mut worker: Worker, address: Address, window: Window, tally: Rc<RefCell<Tally>>) {
-    let mut connection = None;
+    while Instant::now() < window.end {
+        let Err(error) = drive_connected(&mut worker, &address, window, &tally).await else { return };
+        if window.counts(Instant::now()) {
+            tally.borrow_mut().failed(error.code());
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+/// Until the end, or until the connection is lost.
+async fn drive_connected(
+    worker: &mut Worker,
+    address: &Address,
+    window: Window,
+    tally: &RefCell<Tally>,
+) -> Result<(), StepError> {
+    let mut connection = Connection::open(address).await?;
     let mut started = Instant::now();
     while started < window.end {
-        let outcome = match &mut connection {
-            Some(connection) => worker.step(connection).await,
-            None => {
-                Connection::open(&address).await.map(|open| connection = Some(open)).map_err(StepError::from)
-            }
-        };
+        let outcome = worker.step(&mut connection).await;
         let now = Instant::now();
-        let counts = started >= window.start && now <= window.end;
+        let counts = window.counts(started) && window.counts(now);
         match outcome {
             Ok(()) if counts => tally.borrow_mut().done(now - started),
-            Ok(()) => {}
-            Err(error) => {
-                if counts {
-                    tally.borrow_mut().failed(error.code());
-                }
-                if error.connection_is_lost() {
-                    connection = None;
-                    tokio::time::sleep(RECONNECT).await;
-                }
-            }
+            Err(error) if error.connection_is_lost() => return Err(error),
+            Err(error) if counts => tally.borrow_mut().failed(error.code()),
+            _ => {}
         }
         started = now;
     }
+    Ok(())
 }
 
 /// A bar on a terminal, nothing elsewhere.
@@ -170,5 +179,65 @@ async fn show_progress(window: Window, tally: Rc<RefCell<Tally>>) {
         bar.set_position(Instant::now().saturating_duration_since(window.start).as_secs());
         bar.set_message(format!("{} operations/s, {} errors", now - before, tally.borrow().errors()));
         before = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Answers every request of every connection with the same bytes.
+    async fn same_answer(listener: TcpListener, answer: &'static str) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::task::spawn_local(async move {
+                let mut buffer = vec![0; 4096];
+                while matches!(stream.read(&mut buffer).await, Ok(count) if count > 0) {
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    }
+
+    fn run_against(workload: &str, answer: &'static str) -> Report {
+        let runtime = runtime().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            tokio::task::spawn_local(same_answer(listener, answer));
+            let line = ["bench", workload, "-c", "2", "-s", "1", "--warm-up-seconds", "0", "--url", &url];
+            let args = Line::parse_from(line).args;
+            let addresses = [Address::parse(&url).unwrap()];
+            let tally = measure(&args, &addresses).await.unwrap();
+            Report::new(&args, &tally)
+        })
+    }
+
+    #[test]
+    fn a_run_counts_what_succeeded() {
+        for workload in ["locks", "queue-push", "queue-cycle", "http-get"] {
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 25\r\n\r\n{\"token\":1,\"receipt\":\"r\"}";
+            let report = run_against(workload, answer);
+            assert!(report.operations > 0, "{report}");
+            assert!(report.to_string().contains("p99.9"), "{report}");
+            assert!(!report.to_string().contains("error"), "{report}");
+        }
+    }
+
+    #[test]
+    fn a_run_counts_refusals_under_their_code_and_not_as_operations() {
+        let answer = "HTTP/1.1 409 Conflict\r\ncontent-length: 25\r\n\r\n{\"error\":{\"code\":\"held\"}}";
+        let report = run_against("locks", answer);
+        assert_eq!(report.operations, 0);
+        assert!(report.to_string().contains("× 409 held"), "{report}");
     }
 }
