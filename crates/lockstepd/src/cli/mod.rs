@@ -5,6 +5,7 @@
 mod bench;
 mod dev;
 mod http1;
+mod remote;
 mod serve;
 mod signals;
 
@@ -24,9 +25,9 @@ const EXAMPLES: &str = "\
 Examples:
   lockstep dev                                     a cluster of three nodes on this machine
   lockstep lock acquire resA --owner worker-1      take a lock, print its fencing token
-  lockstep queue push '\"hello\"' --key user:123     push a message, ordered after others of its key
+  lockstep queue push hello --key user:123         push a message, ordered after others of its key
   lockstep queue pop                               take one
-  lockstep cache set k1 '\"v1\"' && lockstep cache get k1
+  lockstep cache set k1 v1 && lockstep cache get k1
   lockstep bench locks --connections 64            how fast is it here?";
 
 #[derive(Subcommand)]
@@ -37,6 +38,14 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Measure a running cluster: a closed-loop load generator with latency percentiles
     Bench(bench::Args),
+    /// Acquire, release and look at locks
+    Lock(remote::Remote<remote::lock::Command>),
+    /// Push, take and look at messages
+    Queue(remote::Remote<remote::queue::Command>),
+    /// Read and write the cache
+    Cache(remote::Remote<remote::cache::Command>),
+    /// Who leads, and who is there
+    Cluster(remote::Remote<remote::cluster::Command>),
 }
 
 /// Why a command failed: what people read on stderr, and what scripts read from the exit code.
@@ -64,6 +73,10 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(args),
         Command::Serve(args) => serve::run(*args),
         Command::Bench(args) => bench::run(args),
+        Command::Lock(args) => args.run(),
+        Command::Queue(args) => args.run(),
+        Command::Cache(args) => args.run(),
+        Command::Cluster(args) => args.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
