@@ -26,6 +26,39 @@ pub struct Pack {
     pub commands: Vec<Command>,
 }
 
+/// Why bytes are no pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by another version of Lockstep.
+    #[error("log entry has version {found}, this binary reads {VERSION}")]
+    Version {
+        /// In the bytes.
+        found: u8,
+    },
+    /// Not what was written.
+    #[error("log entry is damaged")]
+    Damaged,
+}
+
+impl Pack {
+    /// As bytes, led by the version.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_extend(self, vec![VERSION]).expect("writing to memory cannot fail").into()
+    }
+
+    /// What [`Self::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((pack, [])) => Ok(pack),
+                _ => Err(DecodeError::Damaged),
+            },
+            Some((&found, _)) => Err(DecodeError::Version { found }),
+            None => Err(DecodeError::Damaged),
+        }
+    }
+}
+
 /// One request's change to a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {

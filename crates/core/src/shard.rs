@@ -1,14 +1,26 @@
-//! One shard: composes the machines behind one pure `apply`.
+//! One shard: composes the machines behind one pure `apply`, and writes them down as a snapshot.
+//!
+//! It holds no payloads: replicas keep bodies beside it, under the ids that it hands out.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Effect, Reply};
-use crate::names::{MessageId, ShardId, Ticket};
+use crate::command::{Command, Effect, LockOp, Op, Refusal, Reply, VERSION};
+use crate::context::{Context, Counter};
+use crate::dedup::{Known, Memos};
+use crate::locks::Locks;
+use crate::members::Members;
+use crate::names::{MessageId, Origin, ShardId, Ticket};
 use crate::query::{Answer, Outcome, Query};
+use crate::queue::{Limits, Queues};
 use crate::stamp::{Epoch, Index, Millis, Stamp};
 
+/// How far a change of leader raises the counter: further than a deposed leader can have counted
+/// in a history that was lost.
+const EPOCH_STEP: u64 = 1 << 20;
+
 /// What a shard is told once, at its creation, and keeps in its snapshots.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The most that one entry may advance log time: at most one election time-out.
     pub max_step: Millis,
@@ -23,11 +35,21 @@ pub struct Settings {
 }
 
 /// The state of one shard.
-#[derive(Clone, Debug)]
-pub struct Shard {}
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    id: ShardId,
+    max_step: Millis,
+    /// Where the last entry stood, and log time as of it.
+    last: Stamp,
+    counter: Counter,
+    memos: Memos,
+    members: Members,
+    locks: Locks,
+    queues: Queues,
+}
 
 /// Why a snapshot could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by another version of Lockstep.
     #[error("snapshot has version {found}, this binary reads {expected}")]
@@ -42,59 +64,167 @@ pub enum SnapshotError {
     Damaged,
 }
 
-#[allow(unused_variables)]
 impl Shard {
     /// An empty shard.
     pub fn new(id: ShardId, settings: Settings) -> Self {
-        unimplemented!()
+        let limits = Limits { messages_max: settings.messages_max, bytes_max: settings.bytes_max };
+        Self {
+            id,
+            max_step: settings.max_step,
+            last: Stamp::default(),
+            counter: Counter::default(),
+            memos: Memos::new(settings.memo_max),
+            members: Members::default(),
+            locks: Locks::new(settings.waiters_max),
+            queues: Queues::new(limits),
+        }
     }
+
     /// Applies one command. First everything that is due by `at.now` expires.
     pub fn apply(&mut self, at: Stamp, command: &Command) -> (Reply, Vec<Effect>) {
-        unimplemented!()
+        let mut effects = self.advance(at);
+        let now = self.last.now;
+        let reply = match self.memos.look_up(command, now) {
+            Known::Refused(refusal) => Reply::Refused(refusal),
+            Known::Answered(first) => match &command.op {
+                Op::Lock(op) => self.locks.again(now, op, &first),
+                Op::Queue(_) | Op::Member(_) => first,
+            },
+            Known::New => {
+                let reply = self.run(&command.op, &mut effects);
+                if !matches!(command.op, Op::Lock(LockOp::Cancel { .. })) {
+                    self.memos.remember(&command.request, &reply, now);
+                }
+                reply
+            }
+        };
+        (reply, effects)
     }
-    /// Applies an entry without commands (a tick, or the blank entry of a new leader).
+
+    /// Moves to the entry at `at` (a tick, a new leader's blank entry, or before a pack's
+    /// commands): log time moves on, and what is due expires.
     pub fn advance(&mut self, at: Stamp) -> Vec<Effect> {
-        unimplemented!()
+        let mut effects = Vec::new();
+        if at.epoch > self.last.epoch && self.last.epoch > Epoch(0) {
+            self.counter.raise_by(EPOCH_STEP);
+        }
+        let now = at.now.clamp(self.last.now, self.last.now.plus(self.max_step));
+        self.last = Stamp { index: at.index, epoch: at.epoch.max(self.last.epoch), now };
+        if self.next_deadline().is_some_and(|due| due <= now) {
+            self.expire(&mut effects);
+        }
+        self.memos.expire(now);
+        effects
     }
-    /// The earliest log time at which something expires.
+
+    /// The earliest log time at which something expires that somebody could notice.
     pub fn next_deadline(&self) -> Option<Millis> {
-        unimplemented!()
+        let due = [self.locks.next_deadline(), self.members.next_deadline(), self.queues.next_deadline()];
+        due.into_iter().flatten().min()
     }
+
     /// Log time as of the last applied entry.
     pub fn now(&self) -> Millis {
-        unimplemented!()
+        self.last.now
     }
+
     /// The epoch of the last applied entry.
     pub fn epoch(&self) -> Epoch {
-        unimplemented!()
+        self.last.epoch
     }
+
     /// The index of the last applied entry.
     pub fn applied(&self) -> Index {
-        unimplemented!()
+        self.last.index
     }
+
+    /// The most that one entry may advance log time.
+    pub fn max_step(&self) -> Millis {
+        self.max_step
+    }
+
     /// Answers a read from this state.
     pub fn query(&self, query: &Query) -> Answer {
-        unimplemented!()
+        let now = self.last.now;
+        let coordinates = self.id == ShardId::COORDINATION;
+        match query {
+            Query::Lock { name } if coordinates => Answer::Lock(self.locks.view(name, now)),
+            Query::Locks { prefix, after, limit } if coordinates => {
+                Answer::Locks(self.locks.list(prefix, after.as_deref(), *limit, now))
+            }
+            Query::Members if coordinates => Answer::Members {
+                ring_epoch: self.members.ring_epoch(),
+                members: self.members.live().cloned().collect(),
+            },
+            Query::Queue { queue } if !coordinates => Answer::Queue(self.queues.query(queue)),
+            Query::Queues if !coordinates => Answer::Queues(self.queues.names()),
+            _ => Answer::Refused(Refusal::WrongShard),
+        }
     }
+
     /// What became of a waiting acquire's ticket.
     pub fn outcome(&self, ticket: Ticket) -> Outcome {
-        unimplemented!()
+        self.locks.outcome(ticket, self.last.now)
     }
+
     /// Bodies that no message and no memo needs any more since the last call. Not part of the
     /// state: after a snapshot is installed, ask [`Self::body_lives`] instead.
     pub fn take_dead_bodies(&mut self) -> Vec<MessageId> {
-        unimplemented!()
+        let mut gone = self.queues.take_removed();
+        gone.extend(self.memos.take_unpinned());
+        gone.retain(|id| !self.body_lives(*id));
+        gone
     }
+
     /// Whether the body of `id` is still needed.
     pub fn body_lives(&self, id: MessageId) -> bool {
-        unimplemented!()
+        self.queues.holds(id) || self.memos.pins(id)
     }
+
     /// The whole state as bytes, led by a version; bodies are not included.
     pub fn snapshot(&self) -> Bytes {
-        unimplemented!()
+        postcard::to_extend(self, vec![VERSION]).expect("writing to memory cannot fail").into()
     }
+
     /// The state that [`Self::snapshot`] wrote.
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        unimplemented!()
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+                Ok((shard, [])) => Ok(shard),
+                _ => Err(SnapshotError::Damaged),
+            },
+            Some((&found, _)) => Err(SnapshotError::Version { found, expected: VERSION }),
+            None => Err(SnapshotError::Damaged),
+        }
+    }
+
+    fn run(&mut self, op: &Op, effects: &mut Vec<Effect>) -> Reply {
+        let mut ctx = Context { now: self.last.now, counter: &mut self.counter, effects };
+        match (op, self.id) {
+            (Op::Lock(op), ShardId::COORDINATION) => self.locks.apply(&mut ctx, op),
+            (Op::Member(op), ShardId::COORDINATION) => {
+                let mut ended = Vec::new();
+                let reply = self.members.apply(&mut ctx, op, &mut ended);
+                cancel_tickets(&mut self.locks, &mut ctx, ended);
+                reply
+            }
+            (Op::Queue(op), shard) if shard != ShardId::COORDINATION => self.queues.apply(&mut ctx, op),
+            _ => Reply::Refused(Refusal::WrongShard),
+        }
+    }
+
+    fn expire(&mut self, effects: &mut Vec<Effect>) {
+        let mut ended = Vec::new();
+        self.members.expire(self.last.now, effects, &mut ended);
+        let mut ctx = Context { now: self.last.now, counter: &mut self.counter, effects };
+        cancel_tickets(&mut self.locks, &mut ctx, ended);
+        self.locks.expire(&mut ctx);
+        self.queues.expire(&mut ctx);
+    }
+}
+
+fn cancel_tickets(locks: &mut Locks, ctx: &mut Context<'_>, ended: Vec<Origin>) {
+    for origin in ended {
+        locks.cancel_origin(ctx, origin);
     }
 }

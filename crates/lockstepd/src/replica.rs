@@ -1,0 +1,208 @@
+//! One shard at this node: commit first, then look at what came of it.
+//!
+//! It serves only while its log leads; whoever asks elsewhere is told who to ask. It knows nothing
+//! of peers or HTTP.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lockstep_core::dedup::delivered;
+use lockstep_core::names::{NodeId, QueueName, ShardId, Ticket};
+use lockstep_core::query::{Answer, Outcome, Query, QueueView};
+use lockstep_core::{Command, Millis, Reply};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::log::{BarrierError, Log, ProposeError, Status};
+use crate::state::State;
+
+/// A replica of one shard, and its log.
+pub struct Replica {
+    state: Arc<State>,
+    log: Arc<dyn Log>,
+    status: watch::Receiver<Status>,
+}
+
+/// What a shard's leader told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// The machine's own reply.
+    pub reply: Reply,
+    /// Payloads of the messages in it, in order.
+    pub bodies: Vec<Bytes>,
+    /// Log time as of the reply.
+    pub now: Millis,
+}
+
+/// Why this node's replica did not serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// Certainly not done.
+    #[error("not the leader")]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        hint: Option<NodeId>,
+    },
+    /// May have been done.
+    #[error("outcome unknown")]
+    Unknown,
+    /// Certainly not done: too much waits.
+    #[error("log is full")]
+    Full,
+    /// Certainly not done: no majority, or stopping.
+    #[error("unavailable")]
+    Unavailable,
+}
+
+impl Replica {
+    /// Joins a state with the log that feeds it.
+    pub fn new(state: Arc<State>, log: Arc<dyn Log>) -> Self {
+        let status = log.status();
+        Self { state, log, status }
+    }
+
+    /// Which shard this is.
+    pub fn shard(&self) -> ShardId {
+        self.state.id()
+    }
+
+    /// The local state: as fresh as what has been applied here.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// The log, for whoever manages leadership.
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+
+    /// Where the log stands now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Whether this node leads and may serve.
+    pub fn leads(&self) -> bool {
+        self.status.borrow().leading
+    }
+
+    /// Follows the log's status.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Commits one command and answers with its reply.
+    pub async fn execute(&self, command: Command) -> Result<Told, Failure> {
+        let applied = self.log.propose(command).await?;
+        // The memo of this very request keeps its messages' bodies until its node has settled it.
+        let bodies = delivered(&applied.reply).iter().map(|m| self.state.body(m.id).unwrap_or_default()).collect();
+        Ok(Told { reply: applied.reply, bodies, now: self.state.read(|shard| shard.now()) })
+    }
+
+    /// Like [`Self::execute`] for a pop or receive, but proposes nothing where nothing could be
+    /// delivered: an empty queue that is polled costs the log nothing. `None` proves nothing.
+    pub async fn take(&self, queue: &QueueName, command: Command) -> Result<Option<Told>, Failure> {
+        if !self.leads() {
+            return Err(self.not_leader());
+        }
+        if !self.view(queue).deliverable {
+            return Ok(None);
+        }
+        self.execute(command).await.map(Some)
+    }
+
+    /// Answers from a state that holds everything acknowledged before this call.
+    pub async fn query(&self, query: &Query) -> Result<Answer, Failure> {
+        self.log.barrier().await?;
+        Ok(self.state.read(|shard| shard.query(query)))
+    }
+
+    /// Sleeps until the fate of `ticket` is decided, at most `at_most`.
+    pub async fn await_ticket(&self, ticket: Ticket, at_most: Duration) -> Result<Outcome, Failure> {
+        let _forget = Forget { state: &self.state, ticket };
+        let bell = self.state.waiters().ticket(ticket);
+        let mut status = self.watch();
+        let sleep = tokio::time::sleep(at_most);
+        tokio::pin!(sleep);
+        loop {
+            if !status.borrow_and_update().leading {
+                return Err(self.not_leader());
+            }
+            let outcome = self.state.read(|shard| shard.outcome(ticket));
+            if outcome != Outcome::Waiting {
+                return Ok(outcome);
+            }
+            tokio::select! {
+                biased;
+                () = bell.notified() => {}
+                _ = status.changed() => {}
+                () = &mut sleep => return Ok(Outcome::Waiting),
+            }
+        }
+    }
+
+    /// Sleeps until `queue` has something to deliver, at most `at_most`. Says whether it has.
+    pub async fn await_queue(&self, queue: &QueueName, at_most: Duration) -> Result<bool, Failure> {
+        let bell = self.state.waiters().queue(queue);
+        let mut status = self.watch();
+        let sleep = tokio::time::sleep(at_most);
+        tokio::pin!(sleep);
+        loop {
+            if !status.borrow_and_update().leading {
+                return Err(self.not_leader());
+            }
+            if self.view(queue).deliverable {
+                return Ok(true);
+            }
+            tokio::select! {
+                biased;
+                () = bell.notified() => {}
+                _ = status.changed() => {}
+                () = &mut sleep => return Ok(false),
+            }
+        }
+    }
+
+    fn view(&self, queue: &QueueName) -> QueueView {
+        match self.state.read(|shard| shard.query(&Query::Queue { queue: queue.clone() })) {
+            Answer::Queue(view) => view,
+            _ => QueueView::default(),
+        }
+    }
+
+    fn not_leader(&self) -> Failure {
+        Failure::NotLeader { hint: self.status.borrow().leader }
+    }
+}
+
+struct Forget<'a> {
+    state: &'a State,
+    ticket: Ticket,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.state.waiters().forget_ticket(self.ticket);
+    }
+}
+
+impl From<ProposeError> for Failure {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader { hint } => Self::NotLeader { hint },
+            ProposeError::Unknown => Self::Unknown,
+            ProposeError::Full => Self::Full,
+            ProposeError::Stopped => Self::Unavailable,
+        }
+    }
+}
+
+impl From<BarrierError> for Failure {
+    fn from(error: BarrierError) -> Self {
+        match error {
+            BarrierError::NotLeader { hint } => Self::NotLeader { hint },
+            BarrierError::Unavailable | BarrierError::Stopped => Self::Unavailable,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Serve here or forward: any node answers any request, whichever node leads its shard.
+//!
+//! It retries under one request key until the deadline, and tells a certain failure from an
+//! unknown outcome. It knows shards and commands, not HTTP.
+
+mod attempt;
+mod cluster;
+mod ledger;
+mod locks;
+mod queues;
+mod serve;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use lockstep_core::names::{Incarnation, NodeId, Origin, ShardId};
+use lockstep_core::query::{Answer, Query};
+use lockstep_core::{Op, Refusal, Reply};
+
+use crate::clock::Clock;
+use crate::peer::Peers;
+use crate::replica::{Replica, Told};
+
+pub use cluster::{Leader, MemberView, ShardView};
+pub use queues::Message;
+use wire::{Said, What};
+
+/// What a request carries beside its meaning.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The client's `request_id` and a hash of the body that came with it.
+    pub id: Option<RequestId>,
+    /// How long the caller is willing to wait for the outcome, waiting in queues not counted.
+    pub timeout: Duration,
+}
+
+/// A `request_id` as a client chose it.
+#[derive(Clone, Debug)]
+pub struct RequestId {
+    /// At most 128 bytes.
+    pub id: String,
+    /// Of route and body.
+    pub fingerprint: u64,
+}
+
+/// Why a request has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Refused by the state; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No leader could be reached in time; certainly nothing was done.
+    #[error("shard {shard} has no leader that can be reached")]
+    NoLeader {
+        /// Which.
+        shard: ShardId,
+    },
+    /// It may have been done, or may still be.
+    #[error("the outcome is unknown")]
+    OutcomeUnknown,
+    /// Too much waits already; certainly nothing was done.
+    #[error("overloaded")]
+    Overloaded,
+    /// This node is stopping.
+    #[error("draining")]
+    Draining,
+}
+
+/// Where everything is.
+pub struct Placement {
+    /// Every member, and where peers reach it.
+    pub members: BTreeMap<NodeId, String>,
+    /// Every shard's replicas; the first should lead.
+    pub replicas: BTreeMap<ShardId, Vec<NodeId>>,
+}
+
+/// Routes requests of this node.
+pub struct Router {
+    node: NodeId,
+    incarnation: AtomicU64,
+    attempts: AtomicU64,
+    turn: AtomicU64,
+    draining: AtomicBool,
+    placement: Placement,
+    ring: lockstep_core::ring::ShardRing,
+    clock: Clock,
+    replicas: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
+    routes: BTreeMap<ShardId, attempt::Route>,
+    peers: Arc<dyn Peers>,
+}
+
+impl Router {
+    /// A router that knows its peers, and no replicas yet.
+    pub fn new(origin: Origin, placement: Placement, peers: Arc<dyn Peers>, clock: Clock) -> Arc<Self> {
+        let routes = placement.replicas.keys().map(|shard| (*shard, attempt::Route::default())).collect();
+        let queue_shards = placement.replicas.len().saturating_sub(1);
+        Arc::new(Self {
+            node: origin.node,
+            incarnation: AtomicU64::new(origin.incarnation.0),
+            attempts: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            ring: lockstep_core::ring::ShardRing::new(u32::try_from(queue_shards).unwrap_or(u32::MAX)),
+            placement,
+            clock,
+            replicas: RwLock::default(),
+            routes,
+            peers,
+        })
+    }
+
+    /// A replica of this node has started.
+    pub fn add(&self, replica: Arc<Replica>) {
+        self.replicas.write().expect("nothing panics while it holds this").insert(replica.shard(), replica);
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This process, as the log knows it.
+    pub fn origin(&self) -> Origin {
+        Origin { node: self.node, incarnation: Incarnation(self.incarnation.load(Ordering::Relaxed)) }
+    }
+
+    /// The process goes on as another incarnation: its membership lease had run out.
+    pub fn reincarnate(&self, incarnation: Incarnation) {
+        self.incarnation.store(incarnation.0, Ordering::Relaxed);
+    }
+
+    /// Refuses new requests from now on; those in flight go on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// This node's replica of `shard`, if it holds one.
+    pub fn replica(&self, shard: ShardId) -> Option<Arc<Replica>> {
+        self.replicas.read().expect("nothing panics while it holds this").get(&shard).cloned()
+    }
+
+    /// Every replica of this node.
+    pub fn replicas(&self) -> Vec<Arc<Replica>> {
+        self.replicas.read().expect("nothing panics while it holds this").values().cloned().collect()
+    }
+
+    /// Runs one command at its shard's leader. For everything that does not wait in the shard.
+    pub async fn execute(&self, shard: ShardId, op: Op, asked: &Asked) -> Result<Reply, Error> {
+        Ok(self.run(shard, op, asked).await?.reply)
+    }
+
+    /// Reads linearizably at the shard's leader.
+    pub async fn query(&self, shard: ShardId, query: Query, timeout: Duration) -> Result<Answer, Error> {
+        match self.ask(shard, What::Query(query), self.deadline(timeout)).await? {
+            Said::Answer(Answer::Refused(refusal)) => Err(refusal.into()),
+            Said::Answer(answer) => Ok(answer),
+            _ => Err(Error::NoLeader { shard }),
+        }
+    }
+
+    /// Like [`Self::execute`], with the bodies of the messages in the reply.
+    async fn run(&self, shard: ShardId, op: Op, asked: &Asked) -> Result<Told, Error> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Error::Draining);
+        }
+        let request = self.request(shard, asked);
+        let deadline = self.deadline(asked.timeout);
+        loop {
+            let command = request.command(self, shard, op.clone());
+            match self.ask(shard, What::Execute(command), deadline).await? {
+                Said::Executed(Told { reply: Reply::Refused(Refusal::TooLate), .. })
+                    if self.clock.now() < deadline => {}
+                Said::Executed(Told { reply: Reply::Refused(refusal), .. }) => return Err(refusal.into()),
+                Said::Executed(told) => return Ok(told),
+                _ => return Err(Error::OutcomeUnknown),
+            }
+        }
+    }
+
+    fn deadline(&self, timeout: Duration) -> Duration {
+        self.clock.now() + timeout
+    }
+}

@@ -1,0 +1,67 @@
+//! What routers ask each other: one node's request, served by another that leads the shard.
+//!
+//! Carries its own version byte, so that nodes of different versions refuse instead of guessing.
+
+use bytes::Bytes;
+use lockstep_core::Command;
+use lockstep_core::names::{QueueName, ShardId, Ticket};
+use lockstep_core::query::{Answer, Outcome, Query};
+use serde::{Deserialize, Serialize};
+
+use crate::replica::{Failure, Told};
+
+const VERSION: u8 = 1;
+
+/// A question to the leader of a shard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ask {
+    /// Which shard.
+    pub shard: ShardId,
+    /// What.
+    pub what: What,
+}
+
+/// The kinds of questions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum What {
+    /// Commit a command.
+    Execute(Command),
+    /// Commit a pop or receive if it would deliver something.
+    Take(QueueName, Command),
+    /// Read linearizably.
+    Query(Query),
+    /// Sleep until a ticket is decided, at most so many milliseconds.
+    AwaitTicket(Ticket, u64),
+    /// Sleep until a queue has something to deliver, at most so many milliseconds.
+    AwaitQueue(QueueName, u64),
+}
+
+/// The answers, each to the question of the same name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Said {
+    /// To [`What::Execute`].
+    Executed(Told),
+    /// To [`What::Take`].
+    Taken(Option<Told>),
+    /// To [`What::Query`].
+    Answer(Answer),
+    /// To [`What::AwaitTicket`].
+    Outcome(Outcome),
+    /// To [`What::AwaitQueue`].
+    Deliverable(bool),
+    /// Not served.
+    Failed(Failure),
+}
+
+/// `value` as bytes, led by the version.
+pub fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_extend(value, vec![VERSION]).expect("writing to memory cannot fail").into()
+}
+
+/// What [`encode`] wrote; `None` for another version or damaged bytes.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).ok(),
+        _ => None,
+    }
+}
