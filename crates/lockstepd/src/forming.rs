@@ -25,7 +25,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its directory is empty, but the cluster knows it.
-    #[error("node {node} has an empty data directory, but node {peer} knows it as a member of cluster {cluster}. What it had promised there is lost: restore its directory, or remove it from the cluster and join under a new id")]
+    #[error(
+        "node {node} has an empty data directory, but node {peer} knows it as a member of cluster {cluster}. What it had promised there is lost: restore its directory, or remove it from the cluster and join under a new id"
+    )]
     Forgotten {
         /// This node.
         node: NodeId,

@@ -34,7 +34,9 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file system said no.
-    #[error("cannot use data directory {path}: {source}. Check that it exists and that this user may write there")]
+    #[error(
+        "cannot use data directory {path}: {source}. Check that it exists and that this user may write there"
+    )]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -42,7 +44,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Another process has it.
-    #[error("data directory {path} is in use by another lockstep process. Stop that one, or give this node a directory of its own with --data")]
+    #[error(
+        "data directory {path} is in use by another lockstep process. Stop that one, or give this node a directory of its own with --data"
+    )]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -56,7 +60,9 @@ pub enum Error {
         why: String,
     },
     /// It belongs to another node.
-    #[error("data directory {path} belongs to node {found}, but this node is {expected}. Give each node a directory of its own with --data")]
+    #[error(
+        "data directory {path} belongs to node {found}, but this node is {expected}. Give each node a directory of its own with --data"
+    )]
     OtherNode {
         /// The directory.
         path: PathBuf,
@@ -66,7 +72,9 @@ pub enum Error {
         expected: u64,
     },
     /// The cluster was formed otherwise.
-    #[error("the cluster in {path} was formed with {what} {found}, but this node was started with {given}. Start it with what the cluster was formed with")]
+    #[error(
+        "the cluster in {path} was formed with {what} {found}, but this node was started with {given}. Start it with what the cluster was formed with"
+    )]
     OtherCluster {
         /// The directory.
         path: PathBuf,

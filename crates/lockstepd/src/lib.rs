@@ -6,8 +6,11 @@
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod forming;
+pub mod identity;
 pub mod log;
 pub mod peer;
+pub mod replica;
 pub mod router;
 pub mod state;
 pub mod waiters;

@@ -96,7 +96,8 @@ impl Replica {
     pub async fn execute(&self, command: Command) -> Result<Told, Failure> {
         let applied = self.log.propose(command).await?;
         // The memo of this very request keeps its messages' bodies until its node has settled it.
-        let bodies = delivered(&applied.reply).iter().map(|m| self.state.body(m.id).unwrap_or_default()).collect();
+        let bodies =
+            delivered(&applied.reply).iter().map(|m| self.state.body(m.id).unwrap_or_default()).collect();
         Ok(Told { reply: applied.reply, bodies, now: self.state.read(|shard| shard.now()) })
     }
 

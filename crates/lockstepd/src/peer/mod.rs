@@ -2,11 +2,67 @@
 //!
 //! It moves bytes between services and knows nothing of what they mean.
 
+mod frame;
+mod incoming;
+mod net;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+mod transport;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::names::NodeId;
+use rand::RngExt;
+
+pub use net::{Listener, Net, Stream, TcpNet};
+pub use transport::Transport;
+
+/// How patient the transport is, and how much it holds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The pause after a first failed connection; doubled each time.
+    pub reconnect_min: Duration,
+    /// The longest such pause.
+    pub reconnect_max: Duration,
+    /// A connection that was silent for so long is asked for a sign of life.
+    pub ping_every: Duration,
+    /// A connection that gives none for so long is closed.
+    pub silence_max: Duration,
+    /// Bytes that may wait to be sent on one lane; above it calls fail at once.
+    pub queue_bytes_max: usize,
+    /// Connections that peers may hold open to this node.
+    pub connections_max: usize,
+    /// Whether pauses vary at random. Simulations switch it off.
+    pub jitter: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            reconnect_min: Duration::from_millis(50),
+            reconnect_max: Duration::from_secs(1),
+            ping_every: Duration::from_secs(1),
+            silence_max: Duration::from_secs(4),
+            queue_bytes_max: 64 * 1024 * 1024,
+            connections_max: 1024,
+            jitter: true,
+        }
+    }
+}
+
+impl Settings {
+    /// Callers ping well within this.
+    fn idle_max(&self) -> Duration {
+        (self.ping_every + self.silence_max) * 2
+    }
+
+    fn jitter(&self, pause: Duration) -> Duration {
+        if self.jitter { pause.mul_f64(rand::rng().random_range(0.5..1.0)) } else { pause }
+    }
+}
 
 /// Whom a request is for. The numbers are on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +76,18 @@ pub enum Service {
     Cache = 3,
     /// Forming a cluster, and who is who.
     Forming = 4,
+}
+
+impl Service {
+    fn from_wire(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Raft),
+            2 => Some(Self::Router),
+            3 => Some(Self::Cache),
+            4 => Some(Self::Forming),
+            _ => None,
+        }
+    }
 }
 
 /// A connection of its own to each peer, so that a big transfer never delays a small one.

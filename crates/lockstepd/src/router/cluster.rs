@@ -1,9 +1,9 @@
 //! What this node knows of the cluster: leaders, members, shards. Reads local state only.
 
+use lockstep_core::Epoch;
 use lockstep_core::command::Member;
 use lockstep_core::names::{NodeId, ShardId};
 use lockstep_core::query::{Answer, Query};
-use lockstep_core::Epoch;
 
 use super::Router;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{join_all, select_all};
-use lockstep_core::dedup::delivered;
 use lockstep_core::command::{Delivered, NewMessage, QueueOp};
+use lockstep_core::dedup::delivered;
 use lockstep_core::names::{MessageId, QueueName, Receipt, ShardId};
 use lockstep_core::query::{Answer, Query, QueueView};
 use lockstep_core::{Millis, Op, Refusal, Reply};
@@ -53,7 +53,9 @@ impl Router {
         for (shard, places, reply) in join_all(pushes).await {
             for (nth, place) in places.into_iter().enumerate() {
                 results[place] = match &reply {
-                    Ok(Reply::Pushed(ids)) => ids.get(nth).map(|id| (shard, *id)).ok_or(Error::OutcomeUnknown),
+                    Ok(Reply::Pushed(ids)) => {
+                        ids.get(nth).map(|id| (shard, *id)).ok_or(Error::OutcomeUnknown)
+                    }
                     Ok(_) => Err(Error::OutcomeUnknown),
                     Err(error) => Err(error.clone()),
                 };
@@ -224,7 +226,8 @@ impl Router {
             .queue_shards()
             .into_iter()
             .map(|shard| Box::pin(self.ask(shard, What::AwaitQueue(queue.clone(), ms), deadline)));
-        select_all(sleeps).await;
+        // Whichever wakes first, and why: looking again tells.
+        let _ = select_all(sleeps).await;
     }
 
     async fn views(&self, queue: &QueueName, timeout: Duration) -> Vec<Result<(ShardId, QueueView), Error>> {

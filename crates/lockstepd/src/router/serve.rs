@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::names::NodeId;
 
+use super::Router;
 use super::attempt::serve_here;
 use super::wire::{Ask, Said, decode, encode};
-use super::Router;
 use crate::peer::{Error, Handler};
 use crate::replica::Failure;
 

@@ -1,0 +1,314 @@
+//! The calling side of one lane to one peer: a connection that is kept, and the calls on it.
+//!
+//! Calls leave in the order in which they were made, in as few writes as possible, and their
+//! answers may come in any order. A call never waits for a connection to come up: it fails at once.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, timeout};
+
+use super::frame::{Frame, Hello};
+use super::net::{Net, Stream};
+use super::{Error, Service, Settings};
+
+type Answer = Result<Bytes, Error>;
+
+/// How a link stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Up {
+    Connecting,
+    Yes,
+    No,
+    Refused(String),
+}
+
+/// One lane to one peer.
+pub(super) struct Link {
+    outbox: Mutex<Outbox>,
+    more: Notify,
+    calls: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    next_id: AtomicU64,
+    up: watch::Sender<Up>,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Outbox {
+    bytes: BytesMut,
+    open: bool,
+}
+
+impl Link {
+    pub(super) fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            outbox: Mutex::default(),
+            more: Notify::new(),
+            calls: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            up: watch::Sender::new(Up::Connecting),
+            bytes_max,
+        })
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        *self.up.borrow() == Up::Yes
+    }
+
+    /// Sends one request and waits for its answer.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        service: Service,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Answer {
+        let until = Instant::now() + deadline;
+        if *self.up.borrow() == Up::Connecting {
+            // Only before the very first connection: a node that has just started is given a moment.
+            let mut up = self.up.subscribe();
+            let _ = timeout(deadline, up.wait_for(|up| *up != Up::Connecting)).await;
+        }
+        let (mut pending, answer) = self.send(service, payload)?;
+        let outcome = tokio::time::timeout_at(until, answer).await;
+        match outcome {
+            Ok(answer) => {
+                pending.answered = true;
+                answer.unwrap_or(Err(Error::NoAnswer))
+            }
+            Err(_) => Err(Error::NoAnswer),
+        }
+    }
+
+    fn send(
+        self: &Arc<Self>,
+        service: Service,
+        payload: Bytes,
+    ) -> Result<(Pending, oneshot::Receiver<Answer>), Error> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut outbox = lock(&self.outbox);
+            if !outbox.open || outbox.bytes.len() > self.bytes_max {
+                return Err(match &*self.up.borrow() {
+                    Up::Refused(why) => Error::Refused(why.clone()),
+                    _ => Error::Unreachable,
+                });
+            }
+            lock(&self.calls).insert(id, sender);
+            Frame::Request { id, service, payload }.write(&mut outbox.bytes);
+        }
+        self.more.notify_one();
+        Ok((Pending { link: Arc::clone(self), id, answered: false }, answer))
+    }
+
+    fn push(&self, frame: &Frame) {
+        let mut outbox = lock(&self.outbox);
+        if outbox.open {
+            frame.write(&mut outbox.bytes);
+            drop(outbox);
+            self.more.notify_one();
+        }
+    }
+
+    /// Keeps a connection for as long as the node runs.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        net: Arc<dyn Net>,
+        address: String,
+        hello: impl Fn() -> Hello,
+        mut cluster: watch::Receiver<Option<String>>,
+        settings: Settings,
+    ) {
+        let mut pause = settings.reconnect_min;
+        let mut told = None;
+        loop {
+            cluster.mark_unchanged();
+            match self.connect(&*net, &address, hello(), &settings).await {
+                Ok(stream) => {
+                    pause = settings.reconnect_min;
+                    told = None;
+                    self.carry(stream, &mut cluster, &settings).await;
+                }
+                Err(Error::Refused(why)) => {
+                    if told.as_ref() != Some(&why) {
+                        tracing::warn!(peer = address, why, "peer refuses this node");
+                    }
+                    told = Some(why.clone());
+                    self.up.send_replace(Up::Refused(why));
+                }
+                Err(_) => {
+                    self.up.send_replace(Up::No);
+                }
+            }
+            tokio::time::sleep(settings.jitter(pause)).await;
+            pause = (pause * 2).min(settings.reconnect_max);
+        }
+    }
+
+    async fn connect(
+        &self,
+        net: &dyn Net,
+        address: &str,
+        hello: Hello,
+        settings: &Settings,
+    ) -> Result<Connection, Error> {
+        let greet = async {
+            let stream = net.connect(address).await.map_err(|_| Error::Unreachable)?;
+            let mut connection = Connection::new(stream);
+            connection.write(&Frame::Hello(hello)).await?;
+            match connection.next().await? {
+                Frame::Welcome => Ok(connection),
+                Frame::Refused(why) => Err(Error::Refused(why)),
+                _ => Err(Error::Malformed),
+            }
+        };
+        timeout(settings.silence_max, greet).await.unwrap_or(Err(Error::Unreachable))
+    }
+
+    async fn carry(
+        &self,
+        connection: Connection,
+        cluster: &mut watch::Receiver<Option<String>>,
+        settings: &Settings,
+    ) {
+        lock(&self.outbox).open = true;
+        self.up.send_replace(Up::Yes);
+        let Connection { read, write, input } = connection;
+        tokio::select! {
+            () = self.write(write) => {}
+            () = self.read(read, input, settings) => {}
+            // This node greeted as one without a cluster; it has one now.
+            _ = cluster.changed() => {}
+        }
+        let mut outbox = lock(&self.outbox);
+        outbox.open = false;
+        outbox.bytes.clear();
+        drop(outbox);
+        self.up.send_replace(Up::No);
+        let lost: Vec<_> = lock(&self.calls).drain().collect();
+        for (_, call) in lost {
+            let _ = call.send(Err(Error::NoAnswer));
+        }
+    }
+
+    async fn write(&self, mut write: WriteHalf<Box<dyn Stream>>) {
+        let mut bytes = BytesMut::new();
+        loop {
+            std::mem::swap(&mut bytes, &mut lock(&self.outbox).bytes);
+            if bytes.is_empty() {
+                self.more.notified().await;
+                // Whatever else is about to call in this turn shares the write.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if write.write_all(&bytes).await.is_err() {
+                return;
+            }
+            bytes.clear();
+            if bytes.capacity() > KEEP {
+                bytes = BytesMut::new();
+            }
+        }
+    }
+
+    async fn read(&self, mut read: ReadHalf<Box<dyn Stream>>, mut input: BytesMut, settings: &Settings) {
+        let mut pinged = false;
+        loop {
+            match Frame::read(&mut input) {
+                Ok(Some(frame)) => {
+                    pinged = false;
+                    if !self.take(frame) {
+                        return;
+                    }
+                }
+                Ok(None) => {
+                    let silence = if pinged { settings.silence_max } else { settings.ping_every };
+                    match timeout(silence, read.read_buf(&mut input)).await {
+                        Ok(Ok(1..)) => {}
+                        Err(_) if !pinged => {
+                            pinged = true;
+                            self.push(&Frame::Ping);
+                        }
+                        _ => return,
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "closing a connection");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&self, frame: Frame) -> bool {
+        let (id, answer) = match frame {
+            Frame::Answer { id, payload } => (id, Ok(payload)),
+            Frame::Failed { id } => (id, Err(Error::Malformed)),
+            Frame::Pong => return true,
+            _ => return false,
+        };
+        if let Some(call) = lock(&self.calls).remove(&id) {
+            let _ = call.send(answer);
+        }
+        true
+    }
+}
+
+/// Buffers above this are given back after a burst.
+const KEEP: usize = 256 * 1024;
+
+/// A call in flight; dropping it unanswered tells the peer to stop.
+struct Pending {
+    link: Arc<Link>,
+    id: u64,
+    answered: bool,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.answered && lock(&self.link.calls).remove(&self.id).is_some() {
+            self.link.push(&Frame::Cancel { id: self.id });
+        }
+    }
+}
+
+/// A connection that is still being greeted.
+pub(super) struct Connection {
+    pub(super) read: ReadHalf<Box<dyn Stream>>,
+    pub(super) write: WriteHalf<Box<dyn Stream>>,
+    pub(super) input: BytesMut,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
+        let (read, write) = tokio::io::split(stream);
+        Self { read, write, input: BytesMut::new() }
+    }
+
+    pub(super) async fn write(&mut self, frame: &Frame) -> Result<(), Error> {
+        let mut bytes = BytesMut::new();
+        frame.write(&mut bytes);
+        self.write.write_all(&bytes).await.map_err(|_| Error::Unreachable)
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Frame, Error> {
+        loop {
+            if let Some(frame) = Frame::read(&mut self.input).map_err(|_| Error::Malformed)? {
+                return Ok(frame);
+            }
+            match self.read.read_buf(&mut self.input).await {
+                Ok(1..) => {}
+                _ => return Err(Error::Unreachable),
+            }
+        }
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this")
+}
