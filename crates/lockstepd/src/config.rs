@@ -17,6 +17,10 @@ use lockstep_core::names::NodeId;
 
 pub use options::Options;
 
+/// Queue shards of a new cluster unless its nodes are told otherwise: packs stay large on a small
+/// machine, and three nodes still share the work.
+pub const QUEUE_SHARDS: u32 = 3;
+
 /// Everything that `lockstep serve` needs to know.
 #[derive(Clone, Debug)]
 pub struct Serve {
@@ -34,8 +38,9 @@ pub struct Serve {
     pub data: PathBuf,
     /// Where logs live.
     pub store: Store,
-    /// Queue shards of the cluster. Fixed when the cluster is formed.
-    pub queue_shards: u32,
+    /// Queue shards of the cluster, if that was said. Fixed when the cluster is formed: a directory
+    /// that was formed with another number is refused, a new cluster gets [`QUEUE_SHARDS`].
+    pub queue_shards: Option<u32>,
     /// How fast a dead leader is noticed.
     pub timing: Timing,
     /// What one client or one queue may use up.
@@ -146,7 +151,7 @@ impl Serve {
             advertise: advertised(options.advertise.as_deref(), http)?,
             data: options.data.clone().unwrap_or_default(),
             store: store(options.store.as_deref())?,
-            queue_shards: within("--queue-shards", options.queue_shards.unwrap_or(3), 1, 256)?,
+            queue_shards: options.queue_shards.map(|count| within("--queue-shards", count, 1, 256)).transpose()?,
             timing: timing(options)?,
             limits: limits(options)?,
         })

@@ -22,7 +22,7 @@ fn the_required_options_alone_make_a_node() {
     let serve = Serve::from_options(&usable()).unwrap();
     assert_eq!(serve.members.len(), 3);
     assert_eq!(serve.advertise, "http://127.0.0.1:8001");
-    assert_eq!(serve.queue_shards, 3);
+    assert_eq!(serve.queue_shards, None);
     assert_eq!(serve.timing.heartbeat, Duration::from_millis(500));
     assert_eq!(serve.limits.body_bytes, 1 << 20);
 }
