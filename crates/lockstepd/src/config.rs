@@ -151,7 +151,10 @@ impl Serve {
             advertise: advertised(options.advertise.as_deref(), http)?,
             data: options.data.clone().unwrap_or_default(),
             store: store(options.store.as_deref())?,
-            queue_shards: options.queue_shards.map(|count| within("--queue-shards", count, 1, 256)).transpose()?,
+            queue_shards: options
+                .queue_shards
+                .map(|count| within("--queue-shards", count, 1, 256))
+                .transpose()?,
             timing: timing(options)?,
             limits: limits(options)?,
         })

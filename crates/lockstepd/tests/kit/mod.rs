@@ -16,6 +16,7 @@ mod wait;
 
 pub use cluster::{Cluster, Settings};
 pub use http::{Answer, Http, HttpError, parse as parse_answer};
+pub use links::Links;
 pub use node::{Node, run_to_end, serve_command};
 pub use ports::{free_base_port, free_port};
 pub use wait::{eventually, within};

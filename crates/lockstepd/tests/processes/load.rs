@@ -195,7 +195,11 @@ impl Told {
                 delivered.entry(client).or_default().push(payload["turn"].as_u64().expect("our payload"));
             }
         }
-        for (client, turns) in &delivered {
+        self.check(&delivered);
+    }
+
+    fn check(&self, delivered: &BTreeMap<u32, Vec<u64>>) {
+        for (client, turns) in delivered {
             assert!(turns.is_sorted_by(|a, b| a < b), "client {client}: out of order or twice: {turns:?}");
         }
         for (client, turns) in &self.pushed {
@@ -224,4 +228,54 @@ async fn receive_and_ack(node: Http) -> Vec<Value> {
         answer.json["results"].as_array().into_iter().flatten().find(|result| !result["error"].is_null());
     assert!(failed.is_none(), "ack: {}", answer.text);
     messages.into_iter().map(|message| message["payload"].clone()).collect()
+}
+
+/// The checks must be able to fail.
+mod checks {
+    use super::*;
+
+    fn told(pushed: &[u64], tokens: &[u64]) -> Told {
+        let start = Instant::now();
+        let at = |step: usize| start + Duration::from_millis(step as u64);
+        let grant = |(step, token): (usize, &u64)| Grant {
+            lock: "lock".into(),
+            token: *token,
+            asked: at(2 * step),
+            told: at(2 * step + 1),
+        };
+        Told {
+            pushed: BTreeMap::from([(1, pushed.to_vec())]),
+            grants: tokens.iter().enumerate().map(grant).collect(),
+        }
+    }
+
+    #[test]
+    fn growing_tokens_and_whole_deliveries_pass() {
+        told(&[], &[3, 4, 9]).tokens_only_grow();
+        told(&[1, 3], &[]).check(&BTreeMap::from([(1, vec![1, 2, 3])]));
+    }
+
+    #[test]
+    #[should_panic = "came after 4"]
+    fn a_token_that_goes_back_fails() {
+        told(&[], &[4, 3]).tokens_only_grow();
+    }
+
+    #[test]
+    #[should_panic = "granted twice"]
+    fn a_repeated_token_fails() {
+        told(&[], &[4, 4]).tokens_only_grow();
+    }
+
+    #[test]
+    #[should_panic = "acknowledged and lost: [2]"]
+    fn a_lost_message_fails() {
+        told(&[1, 2, 3], &[]).check(&BTreeMap::from([(1, vec![1, 3])]));
+    }
+
+    #[test]
+    #[should_panic = "out of order or twice"]
+    fn a_repeated_or_reordered_message_fails() {
+        told(&[1, 2], &[]).check(&BTreeMap::from([(1, vec![2, 1])]));
+    }
 }

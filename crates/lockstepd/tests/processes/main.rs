@@ -13,3 +13,4 @@ mod partitions;
 mod pauses;
 mod refusals;
 mod seven_lines;
+mod the_kit;
