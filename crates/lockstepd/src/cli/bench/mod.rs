@@ -101,7 +101,8 @@ async fn measure(args: &Args, addresses: &[Address]) -> Result<Tally, Failure> {
         let worker = Worker::new(args, &prepared, &address, number);
         connections.spawn_local(drive(worker, address, window, Rc::clone(&tally)));
     }
-    let progress = tokio::task::spawn_local(show_progress(window, Rc::clone(&tally)));
+    let bar = ProgressBar::new(args.seconds);
+    let progress = tokio::task::spawn_local(show_progress(bar.clone(), window, Rc::clone(&tally)));
     let all = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout_at((window.end + GRACE).into(), all).await.is_err() {
         tally.borrow_mut().stuck = connections.len() as u64;
@@ -109,6 +110,7 @@ async fn measure(args: &Args, addresses: &[Address]) -> Result<Tally, Failure> {
     }
     progress.abort();
     let _ = progress.await;
+    bar.finish_and_clear();
     Ok(tally.take())
 }
 
@@ -166,8 +168,7 @@ async fn drive_connected(
 }
 
 /// A bar on a terminal, nothing elsewhere.
-async fn show_progress(window: Window, tally: Rc<RefCell<Tally>>) {
-    let bar = ProgressBar::new((window.end - window.start).as_secs());
+async fn show_progress(bar: ProgressBar, window: Window, tally: Rc<RefCell<Tally>>) {
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} s  {msg}") {
         bar.set_style(style);
     }

@@ -21,6 +21,9 @@ impl Process {
         let program = std::env::current_exe().map_err(fail)?;
         let mut child = Command::new(program)
             .args(&node.arguments)
+            // What may be meant for one node must not reach all of them.
+            .env_remove("LOCKSTEP_ADVERTISE")
+            .env_remove("LOCKSTEP_CONFIG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
