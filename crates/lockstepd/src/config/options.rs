@@ -11,7 +11,7 @@ use super::Error;
 
 /// What was written, and nothing else. [`super::Serve::from_options`] says what it means.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Options {
     /// This node's number, 1 or more; never give an old number to a new machine.
     #[arg(long, env = "LOCKSTEP_NODE_ID", value_name = "N")]
@@ -101,7 +101,7 @@ impl Options {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
         let mut keys = toml::Table::new();
         for (key, value) in table {
-            let name = key.replace('-', "_");
+            let name = key.replace('_', "-");
             if keys.insert(name, value).is_some() {
                 return Err(format!("the key `{key}` stands there twice, once with - and once with _"));
             }

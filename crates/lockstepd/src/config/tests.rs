@@ -91,8 +91,8 @@ fn a_file_may_write_keys_both_ways_and_members_three_ways() {
 
 #[test]
 fn a_file_with_an_unknown_key_a_wrong_type_or_a_key_twice_is_refused_by_name() {
-    assert!(Options::from_toml("node-idd = 1").unwrap_err().contains("node_idd"));
-    assert!(Options::from_toml("node-id = 'one'").unwrap_err().contains("node_id"));
+    assert!(Options::from_toml("node-idd = 1").unwrap_err().contains("node-idd"));
+    assert!(Options::from_toml("node-id = 'one'").unwrap_err().contains("node-id"));
     assert!(Options::from_toml("node-id = 1\nnode_id = 2").unwrap_err().contains("twice"));
     assert!(Options::from_toml("node-id = ").unwrap_err().contains("line 1"));
 }
