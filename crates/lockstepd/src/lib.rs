@@ -13,4 +13,5 @@ pub mod peer;
 pub mod replica;
 pub mod router;
 pub mod state;
+pub mod store;
 pub mod waiters;

@@ -1,0 +1,188 @@
+//! One write-ahead log for all shards of a node.
+//!
+//! Everything that waits is written as one batch and made durable by one `fdatasync`, whichever
+//! shard it belongs to. It keeps no index of its own: each shard reads its records back once, at the
+//! start.
+
+mod memory;
+mod recover;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use lockstep_core::names::ShardId;
+use serde::{Deserialize, Serialize};
+
+pub use memory::MemoryDisk;
+
+/// How the log uses the disk.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The size of a segment file, written full of zeros before it is used.
+    pub segment_bytes: u64,
+    /// A shard that keeps older segments alive is asked for a snapshot once the log is larger.
+    pub bytes_max: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { segment_bytes: 64 * 1024 * 1024, bytes_max: 512 * 1024 * 1024 }
+    }
+}
+
+/// One change to a shard's part of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// The entry at an index; whatever was at it or behind it is gone.
+    Entry(u64, Bytes),
+    /// Entries from this index on are gone.
+    Truncate(u64),
+    /// Entries up to and with this index are in a snapshot; the bytes name the last one.
+    Purge(u64, Bytes),
+    /// What this node has promised.
+    Vote(Bytes),
+}
+
+/// A shard's part of the log, as read at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The latest promise.
+    pub vote: Option<Bytes>,
+    /// The last index that is only in a snapshot, and its name.
+    pub purged: Option<(u64, Bytes)>,
+    /// The entries behind it.
+    pub entries: BTreeMap<u64, Bytes>,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system said no.
+    #[error("cannot use the log file {path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Acknowledged data is damaged.
+    #[error(
+        "the log file {path} is damaged at byte {offset}, and good data follows: this is not a write cut short by a crash. \
+         Restore this node's data directory from a copy, or remove the node from the cluster and join under a new id"
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Where the first bad batch begins.
+        offset: u64,
+    },
+}
+
+/// Called once the records are durable, or never: the process stops when the disk fails.
+pub type Done = Box<dyn FnOnce() + Send>;
+
+/// The log, shared by all shards of a node.
+#[derive(Clone)]
+pub struct Wal(Arc<Inner>);
+
+struct Inner {
+    backend: Backend,
+    recovered: Mutex<BTreeMap<ShardId, Recovered>>,
+}
+
+enum Backend {
+    File(writer::Writer),
+    Memory(MemoryDisk),
+}
+
+impl Wal {
+    /// Opens the log in `directory`, creating it if needed, and reads what it holds. A batch that a
+    /// crash cut short is dropped; damage before good data is an error.
+    pub fn open(directory: &Path, settings: Settings) -> Result<Self, Error> {
+        let log = recover::recover(directory)?;
+        let recovered = log.shards.clone();
+        let writer = writer::Writer::start(directory, settings, log)?;
+        Ok(Self::new(Backend::File(writer), recovered))
+    }
+
+    /// A log in memory, for simulations: `disk` outlives a simulated crash.
+    pub fn memory(disk: &MemoryDisk) -> Self {
+        Self::new(Backend::Memory(disk.clone()), disk.recover())
+    }
+
+    fn new(backend: Backend, recovered: BTreeMap<ShardId, Recovered>) -> Self {
+        Self(Arc::new(Inner { backend, recovered: Mutex::new(recovered) }))
+    }
+
+    /// What the log held of `shard` when it was opened. Answers once.
+    pub fn take_recovered(&self, shard: ShardId) -> Recovered {
+        let mut recovered = self.0.recovered.lock().expect("nothing panics while it holds this");
+        recovered.remove(&shard).unwrap_or_default()
+    }
+
+    /// Whether the log held anything of `shard` when it was opened, as long as nobody took it.
+    pub fn has_recovered(&self, shard: ShardId) -> bool {
+        self.0.recovered.lock().expect("nothing panics while it holds this").contains_key(&shard)
+    }
+
+    /// Appends records of one shard, in order, and calls `done` when they are durable.
+    pub fn append(&self, shard: ShardId, records: Vec<Record>, done: Done) {
+        match &self.0.backend {
+            Backend::File(writer) => writer.append(shard, records, done),
+            Backend::Memory(disk) => {
+                disk.append(shard, records);
+                done();
+            }
+        }
+    }
+
+    /// How many times the log has been synced: far fewer than appends under load.
+    pub fn syncs(&self) -> u64 {
+        match &self.0.backend {
+            Backend::File(writer) => writer.syncs(),
+            Backend::Memory(_) => 0,
+        }
+    }
+
+    /// A shard whose old entries keep the log larger than it should be: it should take a snapshot.
+    pub fn pinned_by(&self) -> Option<ShardId> {
+        match &self.0.backend {
+            Backend::File(writer) => writer.pinned_by(),
+            Backend::Memory(_) => None,
+        }
+    }
+}
+
+impl Recovered {
+    /// What the shard's part becomes by `record`.
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Entry(index, bytes) => {
+                self.entries.split_off(&index);
+                self.entries.insert(index, bytes);
+            }
+            Record::Truncate(from) => {
+                self.entries.split_off(&from);
+            }
+            Record::Purge(index, name) => {
+                self.entries = self.entries.split_off(&(index + 1));
+                self.purged = Some((index, name));
+            }
+            Record::Vote(vote) => self.vote = Some(vote),
+        }
+    }
+
+    /// What must be said again at the head of a new segment, so that older ones can go.
+    fn marks(&self) -> Vec<Record> {
+        let vote = self.vote.clone().map(Record::Vote);
+        let purged = self.purged.clone().map(|(index, name)| Record::Purge(index, name));
+        vote.into_iter().chain(purged).collect()
+    }
+}
