@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod forming;
 pub mod identity;
 pub mod log;

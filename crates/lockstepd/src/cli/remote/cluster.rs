@@ -1,0 +1,44 @@
+//! `lockstep cluster …`
+
+use serde_json::Value;
+
+use super::{Ask, Request, list, plain, table};
+use crate::cli::Failure;
+
+/// Questions about the cluster.
+#[derive(clap::Subcommand)]
+pub(in crate::cli) enum Command {
+    /// Members and shards
+    Status,
+    /// Who leads
+    Leader,
+}
+
+impl Ask for Command {
+    fn request(&self) -> Result<Request, Failure> {
+        Ok(match self {
+            Self::Status => Request::get("/cluster", &[]),
+            Self::Leader => Request::get("/leader", &[]),
+        })
+    }
+
+    fn show(&self, answer: &Value) -> Result<String, Failure> {
+        Ok(match self {
+            Self::Leader => {
+                let leader = &answer["leader"];
+                format!("node {} at {}, epoch {}", leader["id"], plain(&leader["url"]), answer["epoch"])
+            }
+            Self::Status => format!("{}\n\n{}", members(answer), shards(answer)),
+        })
+    }
+}
+
+fn members(answer: &Value) -> String {
+    let row = |member: &Value| ["id", "url", "peer", "alive"].map(|name| plain(&member[name])).to_vec();
+    table(&["NODE", "URL", "PEER", "ALIVE"], &list(answer, "members").map(row).collect::<Vec<_>>())
+}
+
+fn shards(answer: &Value) -> String {
+    let row = |shard: &Value| ["id", "leader", "epoch", "applied"].map(|name| plain(&shard[name])).to_vec();
+    table(&["SHARD", "LEADER", "EPOCH", "APPLIED"], &list(answer, "shards").map(row).collect::<Vec<_>>())
+}

@@ -1,0 +1,16 @@
+//! What a cluster of real processes must survive: crashes, cut links, pauses, mistakes.
+//!
+//! Each test starts its own cluster. They check what clients were told against what clients then
+//! see; what happens inside a node is the business of the tests below this level.
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod bad_input;
+mod crashes;
+mod load;
+mod partitions;
+mod pauses;
+mod refusals;
+mod seven_lines;
+mod the_kit;
