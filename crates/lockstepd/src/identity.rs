@@ -142,11 +142,21 @@ impl Directory {
 
     /// A log without an identity is not an empty directory: taking it for one would lose it.
     fn nothing_else(&self) -> Result<Option<Identity>, Error> {
-        if self.path.join("wal").exists() {
+        if self.holds_a_log() {
             let why = "it is missing, but the directory holds a log".into();
             return Err(Error::Damaged { path: self.file(), why });
         }
         Ok(None)
+    }
+
+    /// A log that was made and never written to is none.
+    fn holds_a_log(&self) -> bool {
+        let used = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry
+                .and_then(|entry| std::fs::read(entry.path()))
+                .is_ok_and(|bytes| bytes[16.min(bytes.len())..].iter().any(|byte| *byte != 0))
+        };
+        std::fs::read_dir(self.path.join("wal")).is_ok_and(|mut entries| entries.any(used))
     }
 
     fn file(&self) -> PathBuf {

@@ -9,6 +9,8 @@ pub mod config;
 pub mod forming;
 pub mod identity;
 pub mod log;
+pub mod membership;
+pub mod node;
 pub mod peer;
 pub mod replica;
 pub mod router;

@@ -51,7 +51,10 @@ impl Membership {
             let pause = match self.heartbeat().await {
                 Ok(()) => self.lease / RENEWALS,
                 Err(Error::Refused(Refusal::FormerIncarnation { left })) => {
-                    tracing::info!(left_ms = left.0, "waiting for the lease of this node's former process to end");
+                    tracing::info!(
+                        left_ms = left.0,
+                        "waiting for the lease of this node's former process to end"
+                    );
                     Duration::from_millis(left.0.clamp(50, 1_000))
                 }
                 Err(Error::Refused(Refusal::IncarnationOver)) => {

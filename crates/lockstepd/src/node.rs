@@ -2,32 +2,38 @@
 //!
 //! Nothing here decides anything; it only says who knows whom, and in which order they start and stop.
 
-use std::collections::BTreeMap;
-use std::future::Future;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_core::Millis;
 use lockstep_core::names::{Incarnation, NodeId, Origin, ShardId};
 use lockstep_core::{ring, shard};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::clock::Clock;
 use crate::config::Serve;
 use crate::forming::{self, Forming};
 use crate::identity::{self, Directory, Identity};
-use crate::log::raft;
+use crate::log::raft::{self, Groups, RaftLog};
 use crate::membership::Membership;
-use crate::peer::{self, Net, Service, Transport};
+use crate::peer::{self, Net, Peers, Service, TcpNet, Transport};
 use crate::replica::Replica;
 use crate::router::{Placement, Router};
 use crate::state::State;
+use crate::store::snapshots::Snapshots;
+use crate::store::wal::{self, MemoryDisk, Wal};
 
+/// Queue shards of a cluster that is formed without being told how many.
+const QUEUE_SHARDS: u32 = 3;
 /// Copies of each queue shard; the coordination shard is on every member.
 const REPLICAS: usize = 3;
 /// How often a leader looks whether another member should lead instead.
 const BALANCE_EVERY: Duration = Duration::from_secs(1);
+/// How long a stopping node waits for others to take its shards over.
+const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Why a node stopped, or could not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +44,15 @@ pub enum Error {
     /// Forming the cluster.
     #[error(transparent)]
     Forming(#[from] forming::Error),
-    /// The log or its store.
+    /// The log on disk.
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    /// Replication.
     #[error(transparent)]
     Raft(#[from] raft::Error),
+    /// The snapshots on disk.
+    #[error("cannot use the snapshots in the data directory: {0}")]
+    Snapshots(std::io::Error),
     /// A port.
     #[error("cannot listen on {address}: {source}. Is another process using it? Choose another with {flag}")]
     Listen {
@@ -59,4 +71,242 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+}
+
+/// What a node stands on. Simulations bring their own.
+pub struct Ground {
+    /// How peers are reached.
+    pub net: Arc<dyn Net>,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where the log and the snapshots are kept; `None`: in the data directory.
+    pub disk: Option<(MemoryDisk, Snapshots)>,
+    /// How patient the transport is.
+    pub peer: peer::Settings,
+}
+
+impl Ground {
+    /// TCP, the machine's clock, the data directory.
+    pub fn real() -> Self {
+        Self { net: Arc::new(TcpNet), clock: Clock::boot(), disk: None, peer: peer::Settings::default() }
+    }
+}
+
+/// A running node, as far as other nodes see it. HTTP comes on top.
+pub struct Node {
+    /// Locks, queues, and what is known of the cluster.
+    pub router: Arc<Router>,
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// The connections to the peers.
+    pub transport: Arc<Transport>,
+    /// The log on disk.
+    pub wal: Wal,
+    membership: Arc<Membership>,
+    groups: Groups,
+    tasks: JoinSet<()>,
+}
+
+impl Node {
+    /// Starts a node: returns once it takes part in its cluster, which the first time needs all
+    /// members.
+    pub async fn start(config: &Serve, ground: Ground) -> Result<Self, Error> {
+        let Ground { net, clock, disk, peer } = ground;
+        let directory = Directory::open(&config.data)?;
+        let ids: BTreeSet<u64> = config.members.keys().map(|node| node.0).collect();
+        let forming = Forming::new(directory, config.node, ids, config.queue_shards, QUEUE_SHARDS)?;
+        let (wal, snapshots) = match disk {
+            Some((disk, snapshots)) => (Wal::memory(&disk), snapshots),
+            None => open_store(&config.data)?,
+        };
+        let formed = wal.has_recovered(ShardId::COORDINATION);
+        if formed {
+            forming.set_formed();
+        }
+
+        let transport = Transport::new(config.node, config.members.clone(), net, peer);
+        let peers: Arc<dyn Peers> = transport.clone();
+        let groups = Groups::new(
+            raft_settings(config),
+            config.node,
+            wal.clone(),
+            snapshots,
+            Arc::clone(&peers),
+            clock.clone(),
+        );
+        let cache_limits = cache::Limits {
+            home_bytes: config.limits.cache_home_bytes,
+            copy_bytes: config.limits.cache_copy_bytes,
+        };
+        let cache = Cache::new(config.node, clock.clone(), Arc::clone(&peers), cache_limits);
+        let late = Arc::new(LateRouter::default());
+        transport.serve(Service::Forming, forming.clone());
+        transport.serve(Service::Raft, groups.handler());
+        transport.serve(Service::Cache, cache.clone());
+        transport.serve(Service::Router, late.clone());
+        if let Some(identity) = &*forming.identity().borrow() {
+            transport.set_cluster(&identity.cluster_id);
+        }
+        let address = config.peer.to_string();
+        transport.start(&address).await.map_err(|source| Error::Listen {
+            address,
+            flag: "--peer",
+            source,
+        })?;
+
+        let identity = forming.join(&*peers).await?;
+        transport.set_cluster(&identity.cluster_id);
+        tracing::info!(node = config.node.0, cluster = identity.cluster_id, "member of a cluster");
+        let incarnation = Incarnation(forming.next_incarnation()?);
+        let origin = Origin { node: config.node, incarnation };
+        let placement = place(config, &identity);
+        let replicas = placement.replicas.clone();
+        let router = Router::new(origin, placement, Arc::clone(&peers), clock.clone());
+        let mut logs = BTreeMap::new();
+        for (shard, nodes) in replicas.iter().filter(|(_, nodes)| nodes.contains(&config.node)) {
+            let state = State::new(*shard, shard_settings(config, identity.queue_shards));
+            let log = groups.start(*shard, Arc::clone(&state)).await?;
+            router.add(Arc::new(Replica::new(state, log.clone())));
+            logs.insert(*shard, (log, nodes.clone()));
+        }
+        late.set(Arc::clone(&router));
+        if forming.is_lowest() && !formed {
+            forming.agree(&*peers, &identity).await?;
+        }
+        form(&logs, config.node).await?;
+        forming.set_formed();
+
+        let membership = Membership::new(
+            Arc::clone(&router),
+            Arc::clone(&cache),
+            forming,
+            clock,
+            config.advertise.clone(),
+            config.timing.member_lease,
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&membership).follow());
+        tasks.spawn(Arc::clone(&membership).keep());
+        tasks.spawn(balance(Arc::clone(&router), replicas));
+        Ok(Self { router, cache, transport, wal, membership, groups, tasks })
+    }
+
+    /// Returns when a shard's log has failed for good: this node is of no use any more.
+    pub async fn failed(&self) -> Error {
+        let mut watches = JoinSet::new();
+        for replica in self.router.replicas() {
+            watches.spawn(async move {
+                let mut status = replica.watch();
+                let failed = status.wait_for(|status| status.failed.is_some()).await;
+                let why = failed.ok().and_then(|status| status.failed.clone()).unwrap_or_default();
+                Error::Log { shard: replica.shard(), why }
+            });
+        }
+        match watches.join_next().await {
+            Some(Ok(error)) => error,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Refuses new work, hands every shard over that this node leads, and gives its lease back.
+    pub async fn drain(&self) {
+        self.router.drain();
+        let handed = async {
+            while self.router.hand_over_all().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(HAND_OVER, handed).await.is_err() {
+            tracing::info!("nobody took this node's shards over; the others will elect a leader");
+        }
+        self.membership.leave().await;
+    }
+
+    /// Stops everything.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        self.groups.shutdown().await;
+        self.transport.shutdown();
+    }
+}
+
+/// Answers forwarded requests as soon as there is a router; before that there is nobody to ask.
+#[derive(Default)]
+struct LateRouter(std::sync::OnceLock<Arc<Router>>);
+
+impl LateRouter {
+    fn set(&self, router: Arc<Router>) {
+        let _ = self.0.set(router);
+    }
+}
+
+#[async_trait::async_trait]
+impl peer::Handler for LateRouter {
+    async fn handle(&self, from: NodeId, payload: bytes::Bytes) -> Result<bytes::Bytes, peer::Error> {
+        match self.0.get() {
+            Some(router) => router.handle(from, payload).await,
+            None => Err(peer::Error::Unreachable),
+        }
+    }
+}
+
+fn open_store(data: &Path) -> Result<(Wal, Snapshots), Error> {
+    let wal = Wal::open(&data.join("wal"), wal::Settings::default())?;
+    let snapshots = Snapshots::open(&data.join("snapshots")).map_err(Error::Snapshots)?;
+    Ok((wal, snapshots))
+}
+
+/// Begins every group that holds nothing yet.
+async fn form(logs: &BTreeMap<ShardId, (Arc<RaftLog>, Vec<NodeId>)>, node: NodeId) -> Result<(), Error> {
+    for (log, voters) in logs.values() {
+        // One member of each group begins it; beginning it twice is harmless.
+        if voters.iter().min() == Some(&node) && !log.was_formed() {
+            log.initialize(&voters.iter().copied().collect()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves leadership to where the ring wants it, so that load is spread.
+async fn balance(router: Arc<Router>, replicas: BTreeMap<ShardId, Vec<NodeId>>) {
+    loop {
+        tokio::time::sleep(BALANCE_EVERY).await;
+        let live: BTreeSet<NodeId> = router.live().1.iter().map(|member| member.node).collect();
+        for replica in router.replicas().iter().filter(|replica| replica.shard() != ShardId::COORDINATION) {
+            let preferred = replicas[&replica.shard()].iter().find(|node| live.contains(node));
+            if let Some(preferred) = preferred.filter(|node| **node != router.node() && replica.leads()) {
+                replica.log().hand_over(*preferred).await;
+            }
+        }
+    }
+}
+
+fn place(config: &Serve, identity: &Identity) -> Placement {
+    let nodes: Vec<NodeId> = identity.members.iter().map(|id| NodeId(*id)).collect();
+    let queues: Vec<ShardId> = (1..=identity.queue_shards).map(ShardId).collect();
+    let mut replicas = ring::place(&queues, &nodes, REPLICAS);
+    replicas.insert(ShardId::COORDINATION, nodes);
+    Placement { members: config.members.clone(), replicas }
+}
+
+fn raft_settings(config: &Serve) -> raft::Settings {
+    raft::Settings {
+        heartbeat: config.timing.heartbeat,
+        election_min: config.timing.election_min,
+        election_max: config.timing.election_max,
+        snapshot_bytes: config.limits.snapshot_bytes,
+        ..raft::Settings::default()
+    }
+}
+
+fn shard_settings(config: &Serve, queue_shards: u32) -> shard::Settings {
+    let share = |limit: u64| limit.div_ceil(u64::from(queue_shards.max(1)));
+    let ms = |time: Duration| Millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    shard::Settings {
+        max_step: ms(config.timing.election_min),
+        memo_max: config.limits.memo,
+        waiters_max: config.limits.waiters,
+        messages_max: share(config.limits.queue_messages),
+        bytes_max: share(config.limits.queue_bytes),
+    }
 }

@@ -20,7 +20,6 @@ mod explore;
 pub mod home;
 pub mod lease;
 pub mod message;
-mod ring;
 pub mod tenure;
 
 /// A cache key. Shared, because lines, directories and messages all name it.

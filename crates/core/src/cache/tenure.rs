@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::Addressee;
-use super::ring::HomeRing;
 use crate::names::{Incarnation, NodeId, Origin};
+use crate::ring::HomeRing;
 use crate::stamp::Millis;
 
 /// Rings that may pile up unsettled; beyond it nothing is served until every member has sealed.
@@ -68,7 +68,7 @@ impl Tenure {
             me: None,
             ring_epoch: 0,
             members: BTreeMap::new(),
-            rings: vec![HomeRing::default()],
+            rings: vec![HomeRing::new(&[])],
             unsealed: BTreeSet::new(),
             until: Millis(0),
             hold_below: 0,
@@ -148,7 +148,7 @@ impl Tenure {
             return change;
         }
         if change == Change::Reborn {
-            self.rings = vec![HomeRing::default()];
+            self.rings = vec![HomeRing::new(&[])];
             self.reborn_due = false;
         }
         self.adopt(view);
@@ -173,7 +173,7 @@ impl Tenure {
         self.members = view.members.iter().map(|m| (m.node, m.incarnation)).collect();
         let nodes: Vec<NodeId> = self.members.keys().copied().collect();
         if self.rings.len() >= RINGS_MAX {
-            self.rings = vec![HomeRing::default()];
+            self.rings = vec![HomeRing::new(&[])];
         }
         self.rings.push(HomeRing::new(&nodes));
         self.unsealed = nodes.into_iter().filter(|n| *n != self.node).collect();

@@ -112,6 +112,22 @@ impl Router {
         reasons
     }
 
+    /// Asks other live members to take over what this node leads. Says whether it still leads any.
+    pub async fn hand_over_all(&self) -> bool {
+        let live = self.live().1;
+        let mut leads = false;
+        for replica in self.replicas().iter().filter(|replica| replica.leads()) {
+            let others = &self.placement.replicas[&replica.shard()];
+            let heir =
+                others.iter().find(|id| **id != self.node && live.iter().any(|member| member.node == **id));
+            if let Some(heir) = heir {
+                leads = true;
+                replica.log().hand_over(*heir).await;
+            }
+        }
+        leads
+    }
+
     /// The ring epoch and the live members, as applied here.
     pub(crate) fn live(&self) -> (u64, Vec<Member>) {
         let answer = self

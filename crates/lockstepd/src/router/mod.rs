@@ -163,7 +163,8 @@ impl Router {
 
     /// Like [`Self::execute`], with the bodies of the messages in the reply.
     async fn run(&self, shard: ShardId, op: Op, asked: &Asked) -> Result<Told, Error> {
-        if self.draining.load(Ordering::Relaxed) {
+        // A node that stops still has to say so.
+        if self.draining.load(Ordering::Relaxed) && !matches!(op, Op::Member(_)) {
             return Err(Error::Draining);
         }
         let request = self.request(shard, asked);

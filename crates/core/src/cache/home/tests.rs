@@ -336,7 +336,7 @@ fn a_request_for_a_former_process_or_from_a_newer_view_is_refused() {
 
 /// A key that moves from [`HOME`] to [`OTHER`] when that one joins.
 fn moving_key() -> Key {
-    let ring = super::super::ring::HomeRing::new(&[HOME, OTHER]);
+    let ring = crate::ring::HomeRing::new(&[HOME, OTHER]);
     let moves = |key: &String| ring.home(key) == Some(OTHER);
     (0..).map(|n| format!("k{n}")).find(moves).unwrap().as_str().into()
 }
@@ -397,7 +397,7 @@ fn a_seal_under_another_ring_than_the_known_one_does_not_count() {
 #[test]
 fn keys_that_stay_are_served_throughout_a_change_of_the_ring() {
     let mut home = home();
-    let ring = super::super::ring::HomeRing::new(&[HOME, OTHER]);
+    let ring = crate::ring::HomeRing::new(&[HOME, OTHER]);
     let key = (0..).map(|n| format!("k{n}")).find(|key| ring.home(key) == Some(HOME)).unwrap();
     home.write_own(1, set(&key, "a"), T0);
     home.set_view(&view(2, Some((1, 1)), &[(HOME, 1), (OTHER, 1)], Millis(100_000)), at(1));
