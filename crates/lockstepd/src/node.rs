@@ -3,6 +3,7 @@
 //! Nothing here decides anything; it only says who knows whom, and in which order they start and stop.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use crate::cache::{self, Cache};
 use crate::clock::Clock;
 use crate::config::Serve;
 use crate::forming::{self, Forming};
+use crate::http;
 use crate::identity::{self, Directory, Identity};
 use crate::log::raft::{self, Groups, RaftLog};
 use crate::membership::Membership;
+use crate::metrics::Metrics;
 use crate::peer::{self, Net, Peers, Service, TcpNet, Transport};
 use crate::replica::Replica;
 use crate::router::{Placement, Router};
@@ -227,6 +230,72 @@ impl Node {
         self.tasks.shutdown().await;
         self.groups.shutdown().await;
         self.transport.shutdown();
+    }
+}
+
+/// Runs a node with its HTTP until `stop` completes, then lets go of everything in order.
+pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    let address = config.http.to_string();
+    let listener = tokio::net::TcpListener::bind(config.http).await.map_err(|source| Error::Listen {
+        address,
+        flag: "--http",
+        source,
+    })?;
+    let metrics = Arc::new(Metrics::default());
+    let gate = http::Gate::new(config.node, Arc::clone(&metrics));
+    let (close, closed) = tokio::sync::oneshot::channel::<()>();
+    let limits = http::server::Limits {
+        connections_max: config.limits.connections,
+        headers_max: config.limits.headers,
+        head_bytes_max: 16 * 1024,
+        header_time: config.limits.header_time,
+        drain_time: config.limits.drain,
+    };
+    let app = http::app(Arc::clone(&gate));
+    let serving = tokio::spawn(http::server::serve(listener, app, limits, async move {
+        let _ = closed.await;
+    }));
+
+    tokio::pin!(stop);
+    let node = tokio::select! {
+        started = Node::start(&config, Ground::real()) => started?,
+        () = &mut stop => return Ok(()),
+    };
+    gate.open(http::Api {
+        router: Arc::clone(&node.router),
+        cache: Arc::clone(&node.cache),
+        limits: http::limits::Limits::around(config.limits.body_bytes),
+        metrics: Arc::clone(&metrics),
+    });
+    tracing::info!(node = config.node.0, url = config.advertise, "serving");
+    let measuring = tokio::spawn(measure(metrics, Arc::clone(&node.router), node.wal.clone()));
+    let ended = tokio::select! {
+        () = &mut stop => Ok(()),
+        failed = node.failed() => Err(failed),
+    };
+    if ended.is_ok() {
+        tracing::info!("stopping");
+        node.drain().await;
+        let _ = close.send(());
+        let _ = serving.await;
+    }
+    measuring.abort();
+    node.stop().await;
+    ended
+}
+
+/// Keeps the gauges fresh.
+async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, wal: Wal) {
+    loop {
+        for shard in router.shards() {
+            let of = shard.id.to_string();
+            metrics.set("shard_epoch", &of, shard.epoch.0);
+            metrics.set("shard_applied_index", &of, shard.applied);
+            metrics.set("shard_leader", &of, shard.leader.map_or(0, |node| node.0));
+        }
+        metrics.set("ring_epoch", "", router.ring_epoch());
+        metrics.set("wal_syncs", "", wal.syncs());
+        tokio::time::sleep(BALANCE_EVERY).await;
     }
 }
 

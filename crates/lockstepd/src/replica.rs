@@ -82,6 +82,11 @@ impl Replica {
         self.status.borrow().clone()
     }
 
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.status.borrow().leader
+    }
+
     /// Whether this node leads and may serve.
     pub fn leads(&self) -> bool {
         self.status.borrow().leading

@@ -1,9 +1,9 @@
 //! `lockstep serve`: one node, in the foreground, until it is told to stop.
 
-use std::future::Future;
 use std::path::PathBuf;
 
 use lockstepd::config::{self, Options, Serve};
+use lockstepd::node;
 use tracing_subscriber::EnvFilter;
 
 use super::signals::Signals;
@@ -54,16 +54,10 @@ async fn serve(config: Serve) -> Result<(), Failure> {
         eprintln!("lockstep: stopped at once by a second signal");
         std::process::exit(1);
     });
-    run_node(config, async move {
+    let stopped = async move {
         let _ = stopped.await;
-    })
-    .await
-}
-
-/// The one call into the node.
-async fn run_node(config: Serve, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
-    drop((config, shutdown));
-    Err(Failure::new("this build has no node yet"))
+    };
+    node::run(config, stopped).await.map_err(Failure::new)
 }
 
 fn with_file(flags: Options, file: Option<PathBuf>) -> Result<Options, Failure> {

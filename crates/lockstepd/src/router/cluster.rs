@@ -55,6 +55,11 @@ impl Router {
         Some(Leader { id, url, epoch: status.epoch })
     }
 
+    /// The id of who leads shard 0, as far as this node knows. Cheap enough for every reply.
+    pub fn leader_id(&self) -> Option<NodeId> {
+        self.replica(ShardId::COORDINATION)?.leader()
+    }
+
     /// Every configured member.
     pub fn members(&self) -> Vec<MemberView> {
         let (_, live) = self.live();

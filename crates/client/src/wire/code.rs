@@ -1,0 +1,128 @@
+//! Error codes: what happened, and what to do about it.
+//!
+//! A code never changes its meaning. Which HTTP status goes with it is the server's business.
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// The request is malformed: a field is unknown, missing, of the wrong type or out of range.
+    BadRequest,
+    /// There is no such route.
+    NotFound,
+    /// The route exists, but not with this method.
+    MethodNotAllowed,
+    /// The request took too long to arrive.
+    RequestTimeout,
+    /// The body or a payload is larger than allowed.
+    PayloadTooLarge,
+    /// The same `request_id` came before with another body.
+    RequestConflict,
+    /// Somebody else holds the lock.
+    Held,
+    /// The wait ended without a grant.
+    WaitTimeout,
+    /// The lock was granted to this request, and is lost since.
+    LockLost,
+    /// The token is not the current one.
+    StaleToken,
+    /// Somebody else holds the lock.
+    NotHolder,
+    /// Nobody holds the lock.
+    NotHeld,
+    /// The same owner holds or awaits it in another mode.
+    ModeConflict,
+    /// Too many already wait for this lock.
+    TooManyWaiters,
+    /// The receipt cannot be read.
+    BadReceipt,
+    /// The receipt is not the latest of a message that still awaits one.
+    StaleReceipt,
+    /// The queue is full.
+    QueueFull,
+    /// There is no value.
+    Miss,
+    /// The condition on the version did not hold.
+    VersionMismatch,
+    /// There is no such namespace.
+    NoNamespace,
+    /// The key's home is dead, moving or cut off.
+    HomeUnavailable,
+    /// No leader can be reached.
+    NoLeader,
+    /// Too many requests wait already.
+    Overloaded,
+    /// Too many requests are remembered already.
+    MemoFull,
+    /// The node is stopping.
+    Draining,
+    /// The cluster is not formed yet.
+    Forming,
+    /// It may have been done.
+    OutcomeUnknown,
+}
+
+impl Code {
+    /// Every code.
+    pub const ALL: [Self; 27] = [
+        Self::BadRequest,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::PayloadTooLarge,
+        Self::RequestConflict,
+        Self::Held,
+        Self::WaitTimeout,
+        Self::LockLost,
+        Self::StaleToken,
+        Self::NotHolder,
+        Self::NotHeld,
+        Self::ModeConflict,
+        Self::TooManyWaiters,
+        Self::BadReceipt,
+        Self::StaleReceipt,
+        Self::QueueFull,
+        Self::Miss,
+        Self::VersionMismatch,
+        Self::NoNamespace,
+        Self::HomeUnavailable,
+        Self::NoLeader,
+        Self::Overloaded,
+        Self::MemoFull,
+        Self::Draining,
+        Self::Forming,
+        Self::OutcomeUnknown,
+    ];
+
+    /// As it stands in `error.code`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::RequestConflict => "request_conflict",
+            Self::Held => "held",
+            Self::WaitTimeout => "wait_timeout",
+            Self::LockLost => "lock_lost",
+            Self::StaleToken => "stale_token",
+            Self::NotHolder => "not_holder",
+            Self::NotHeld => "not_held",
+            Self::ModeConflict => "mode_conflict",
+            Self::TooManyWaiters => "too_many_waiters",
+            Self::BadReceipt => "bad_receipt",
+            Self::StaleReceipt => "stale_receipt",
+            Self::QueueFull => "queue_full",
+            Self::Miss => "miss",
+            Self::VersionMismatch => "version_mismatch",
+            Self::NoNamespace => "no_namespace",
+            Self::HomeUnavailable => "home_unavailable",
+            Self::NoLeader => "no_leader",
+            Self::Overloaded => "overloaded",
+            Self::MemoFull => "memo_full",
+            Self::Draining => "draining",
+            Self::Forming => "forming",
+            Self::OutcomeUnknown => "outcome_unknown",
+        }
+    }
+}

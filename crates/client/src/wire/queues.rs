@@ -1,0 +1,241 @@
+//! Queues on the wire. Payloads are any JSON, and come back byte for byte.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// `POST /queue/push`: one message, or `messages`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Push {
+    /// The queue, for every message that names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// The payload of a single message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+    /// Orders a single message behind earlier ones of this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// A single message is not delivered before so many milliseconds have passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// A batch instead of a single message, at most 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<NewMessage>>,
+    /// Makes a retry harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// A message of a batch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMessage {
+    /// Any JSON.
+    pub payload: Box<RawValue>,
+    /// Orders it behind earlier ones of this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Not delivered before so many milliseconds have passed.
+    #[serde(default)]
+    pub delay_ms: u64,
+}
+
+/// The reply to one pushed message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    /// Unique in the cluster.
+    pub id: String,
+    /// The queue.
+    pub queue: String,
+    /// The shard that holds it.
+    pub shard: u32,
+}
+
+/// `POST /queue/pop`, and the query of `GET /queue/pop`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pop {
+    /// The queue.
+    #[serde(default = "default_queue")]
+    pub queue: String,
+    /// How long to wait for a message, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u64,
+    /// Makes a retry harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// The reply to [`Pop`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Popped {
+    /// Nothing, if every shard proved empty.
+    pub message: Option<Message>,
+}
+
+/// A message that was delivered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Message {
+    /// Unique in the cluster.
+    pub id: String,
+    /// The queue.
+    pub queue: String,
+    /// Its key, if it has one.
+    pub key: Option<String>,
+    /// As it was pushed.
+    pub payload: Box<RawValue>,
+    /// How often it has been delivered, this time included.
+    pub attempts: u32,
+    /// When it was pushed: unix milliseconds by the pushing node's clock, for people.
+    pub enqueued_at_ms: u64,
+    /// What acknowledges it; absent after a pop, which leaves nothing to acknowledge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
+    /// When it is delivered again, unless acknowledged before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_in_ms: Option<u64>,
+}
+
+/// `POST /queue/receive`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receive {
+    /// The queue.
+    #[serde(default = "default_queue")]
+    pub queue: String,
+    /// At most so many messages.
+    #[serde(default = "default_max")]
+    pub max: u32,
+    /// How long they stay hidden, in milliseconds.
+    #[serde(default = "default_visibility_ms")]
+    pub visibility_ms: u64,
+    /// How long to wait for a message, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: u64,
+    /// Makes a retry harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// The reply to [`Receive`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Received {
+    /// Empty, if every shard proved empty.
+    pub messages: Vec<Message>,
+}
+
+/// `POST /queue/ack`: one receipt, or `receipts`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ack {
+    /// Of one message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
+    /// Of many, at most 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<Vec<String>>,
+    /// Makes a retry harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// The reply to one receipt of [`Ack`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acked {
+    /// Always true.
+    pub acknowledged: bool,
+}
+
+/// `POST /queue/nack`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nack {
+    /// The delivery that ends.
+    pub receipt: String,
+    /// Not delivered again before so many milliseconds have passed.
+    #[serde(default)]
+    pub delay_ms: u64,
+    /// Whether it counts towards the dead-letter limit.
+    #[serde(default = "default_true")]
+    pub failed: bool,
+    /// Makes a retry harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// The reply to [`Nack`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nacked {
+    /// Always true.
+    pub returned: bool,
+}
+
+/// `POST /queue/extend`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extend {
+    /// The delivery.
+    pub receipt: String,
+    /// How long it stays hidden from now on, in milliseconds.
+    pub visibility_ms: u64,
+    /// Makes a retry harmless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// The reply to [`Extend`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extended {
+    /// How long it stays hidden.
+    pub visible_in_ms: u64,
+}
+
+/// The query of `GET /queue/stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetStats {
+    /// The queue.
+    #[serde(default = "default_queue")]
+    pub queue: String,
+}
+
+/// The reply to [`GetStats`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// The queue.
+    pub queue: String,
+    /// Neither in flight nor delayed.
+    pub ready: u64,
+    /// Delivered and not yet acknowledged.
+    pub in_flight: u64,
+    /// Waiting for their delay to end.
+    pub delayed: u64,
+    /// Payload bytes of all of them.
+    pub bytes: u64,
+    /// How long the oldest message that could be delivered has waited, in milliseconds.
+    pub oldest_age_ms: Option<u64>,
+}
+
+/// The reply to `GET /queue/list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queues {
+    /// Queues that hold messages, in order.
+    pub queues: Vec<String>,
+}
+
+fn default_queue() -> String {
+    "default".into()
+}
+
+const fn default_max() -> u32 {
+    1
+}
+
+const fn default_visibility_ms() -> u64 {
+    30_000
+}
+
+const fn default_true() -> bool {
+    true
+}

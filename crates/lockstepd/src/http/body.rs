@@ -1,0 +1,85 @@
+//! Reading what a client sent, within limits, and saying precisely what is wrong with it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::Uri;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use lockstep_client::wire::Code;
+use serde::de::DeserializeOwned;
+
+use super::error::Fault;
+use super::{Gate, names};
+use crate::router::{Asked, RequestId};
+
+/// A JSON body, and a hash of route and bytes that tells a retry from another request.
+pub(super) struct Json<T> {
+    pub(super) value: T,
+    pub(super) fingerprint: u64,
+}
+
+/// The part of a URI behind the question mark.
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Gate>> for Json<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Fault> {
+        let limits = gate.api()?.limits;
+        let (parts, body) = request.into_parts();
+        let bytes = match tokio::time::timeout(limits.body_time, read(body, limits.body_bytes_max)).await {
+            Ok(read) => read?,
+            Err(_) => return Err(Fault::new(Code::RequestTimeout, "The body took too long to arrive.")),
+        };
+        let fingerprint = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, route_seed(&parts.uri));
+        Ok(Self { value: parse(&bytes)?, fingerprint })
+    }
+}
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Gate>> for Query<T> {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _gate: &Arc<Gate>) -> Result<Self, Fault> {
+        let query = parts.uri.query().unwrap_or_default();
+        serde_urlencoded::from_str(query).map(Self).map_err(|error| Fault::bad(format!("Query: {error}.")))
+    }
+}
+
+async fn read(body: Body, max: usize) -> Result<Bytes, Fault> {
+    match Limited::new(body, max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Fault::new(
+            Code::PayloadTooLarge,
+            format!("The body is larger than {max} bytes; send less at once."),
+        )),
+        Err(_) => Err(Fault::bad("The body broke off before its end.")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    // The fast way first; the slow one knows which field is wrong.
+    serde_json::from_slice(bytes).map_err(|plain| {
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let path = match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+            Err(error) if error.path().iter().next().is_some() => format!("{}: ", error.path()),
+            _ => String::new(),
+        };
+        Fault::bad(format!("The body is not what this route takes: {path}{plain}."))
+    })
+}
+
+fn route_seed(uri: &Uri) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(uri.path().as_bytes())
+}
+
+/// What the router needs to know of a request besides its meaning.
+pub(super) fn asked(gate: &Gate, id: Option<String>, fingerprint: u64) -> Result<Asked, Fault> {
+    if let Some(id) = &id {
+        names::request_id(id)?;
+    }
+    let timeout = gate.api()?.limits.request_time;
+    Ok(Asked { id: id.map(|id| RequestId { id, fingerprint }), timeout })
+}

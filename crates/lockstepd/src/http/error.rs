@@ -1,0 +1,190 @@
+//! Errors as clients see them: the one place that knows HTTP's status codes.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use lockstep_client::wire::{self, Code};
+use lockstep_core::Refusal;
+use serde_json::{Map, Value, json};
+
+use crate::cache;
+use crate::router::Error;
+
+/// A request that was not done, and why.
+#[derive(Debug)]
+pub(super) struct Fault {
+    code: Code,
+    message: String,
+    details: Map<String, Value>,
+}
+
+impl Fault {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Map::new() }
+    }
+
+    pub(super) fn bad(message: impl Into<String>) -> Self {
+        Self::new(Code::BadRequest, message)
+    }
+
+    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.into(), value.into());
+        self
+    }
+
+    /// As one item of a batch.
+    pub(super) fn into_wire(self) -> wire::Failure {
+        let Self { code, message, details } = self;
+        wire::Failure { error: wire::Fault { code: code.as_str().into(), message, details } }
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let code = self.code;
+        let body = serde_json::to_vec(&self.into_wire()).expect("our shapes always serialize");
+        let mut response = super::fresh(body);
+        *response.status_mut() = status(code);
+        if matches!(code, Code::QueueFull | Code::Overloaded | Code::TooManyWaiters | Code::MemoFull) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+fn status(code: Code) -> StatusCode {
+    match code {
+        Code::BadRequest | Code::BadReceipt => StatusCode::BAD_REQUEST,
+        Code::NotFound | Code::NotHeld | Code::Miss | Code::NoNamespace => StatusCode::NOT_FOUND,
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::RequestConflict => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::VersionMismatch => StatusCode::PRECONDITION_FAILED,
+        Code::Held
+        | Code::WaitTimeout
+        | Code::LockLost
+        | Code::StaleToken
+        | Code::NotHolder
+        | Code::ModeConflict
+        | Code::StaleReceipt => StatusCode::CONFLICT,
+        Code::TooManyWaiters | Code::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        Code::HomeUnavailable
+        | Code::NoLeader
+        | Code::Overloaded
+        | Code::MemoFull
+        | Code::Draining
+        | Code::Forming => StatusCode::SERVICE_UNAVAILABLE,
+        Code::OutcomeUnknown => StatusCode::GATEWAY_TIMEOUT,
+    }
+}
+
+/// The status that says "not now" where a body of its own goes with it.
+pub(super) fn not_ready(body: Response) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+/// The status that says "you have it already".
+pub(super) fn not_modified(etag: HeaderValue) -> Response {
+    (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()
+}
+
+const UNKNOWN: &str = "It may have been done. Ask again with the same request_id: it gets the first answer.";
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(refusal) => refusal.into(),
+            Error::NoLeader { shard } => Self::new(
+                Code::NoLeader,
+                "No leader could be reached, and nothing was done. Ask again in a moment, or ask another node.",
+            )
+            .with("shard", shard.0),
+            Error::OutcomeUnknown => Self::new(Code::OutcomeUnknown, UNKNOWN),
+            Error::Overloaded => Self::new(
+                Code::Overloaded,
+                "Too many requests wait already, and nothing was done. Ask again after a pause.",
+            ),
+            Error::Draining => {
+                Self::new(Code::Draining, "This node is stopping, and nothing was done. Ask another node.")
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Held { owner, left } => Self::new(
+                Code::Held,
+                format!("{} holds the lock. Ask again later, or wait in its queue with wait_ms.", owner.0),
+            )
+            .with("owner", &*owner.0)
+            .with("expires_in_ms", left.0),
+            Refusal::WaitTimeout => {
+                Self::new(Code::WaitTimeout, "The lock was not free within wait_ms. Ask again, or wait longer.")
+            }
+            Refusal::LockLost => Self::new(
+                Code::LockLost,
+                "This request was granted the lock once, and the lease is over. Stop the work, and acquire anew under another request_id.",
+            ),
+            Refusal::StaleToken { current } => Self::new(
+                Code::StaleToken,
+                "This token is not the current one: the lease it came with is over. Stop the work that relies on it.",
+            )
+            .with("current_token", current.0),
+            Refusal::NotHolder => {
+                Self::new(Code::NotHolder, "Another owner holds the lock. Use the owner that acquired it.")
+            }
+            Refusal::NotHeld => Self::new(Code::NotHeld, "Nobody holds the lock: its lease is over, or it was released."),
+            Refusal::ModeConflict { mode } => Self::new(
+                Code::ModeConflict,
+                "This owner already holds or awaits the lock in another mode. Release it first.",
+            )
+            .with("mode", json!(super::locks::mode(mode))),
+            Refusal::TooManyWaiters => {
+                Self::new(Code::TooManyWaiters, "Too many already wait for this lock. Ask again after a pause.")
+            }
+            Refusal::StaleReceipt => Self::new(
+                Code::StaleReceipt,
+                "This receipt is not current: its time-out has passed, or the message is done. Nothing was changed.",
+            ),
+            Refusal::QueueFull => {
+                Self::new(Code::QueueFull, "The queue is full, and nothing was pushed. Consume, or ask again after a pause.")
+            }
+            Refusal::RequestConflict => Self::new(
+                Code::RequestConflict,
+                "This request_id came before with another body. Give each request an id of its own.",
+            ),
+            Refusal::MemoFull => Self::new(
+                Code::MemoFull,
+                "Too many request ids are remembered already, and nothing was done. Ask again after a pause.",
+            ),
+            Refusal::TooLate | Refusal::Settled => Self::new(Code::OutcomeUnknown, UNKNOWN),
+            Refusal::FormerIncarnation { .. }
+            | Refusal::IncarnationOver
+            | Refusal::WrongShard
+            | Refusal::Invalid => Self::bad("The cluster could not make sense of the request."),
+        }
+    }
+}
+
+impl From<cache::Error> for Fault {
+    fn from(error: cache::Error) -> Self {
+        match error {
+            cache::Error::VersionMismatch { current } => Self::new(
+                Code::VersionMismatch,
+                "The condition does not hold. Read the key, decide again, and write with the version that you read.",
+            )
+            .with("current_version", current.map(|version| version.to_string())),
+            cache::Error::HomeUnavailable => Self::new(
+                Code::HomeUnavailable,
+                "The node that serves this key cannot be reached, and nothing was done. Ask again within seconds.",
+            ),
+            cache::Error::OutcomeUnknown => Self::new(Code::OutcomeUnknown, UNKNOWN),
+            cache::Error::TooLarge => {
+                Self::new(Code::PayloadTooLarge, "The value is larger than the cache may be.")
+            }
+            cache::Error::RequestConflict => Refusal::RequestConflict.into(),
+        }
+    }
+}

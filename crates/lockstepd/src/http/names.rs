@@ -1,0 +1,50 @@
+//! Checks of what clients name and count. Each error says which field, and what would be right.
+
+use std::sync::Arc;
+
+use lockstep_core::Millis;
+
+use super::error::Fault;
+use super::limits::{NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX};
+
+/// A name, owner, queue or key.
+pub(super) fn name(field: &str, text: &str) -> Result<Arc<str>, Fault> {
+    if text.is_empty() {
+        return Err(Fault::bad(format!("{field} must not be empty.")));
+    }
+    if text.len() > NAME_BYTES_MAX {
+        let length = text.len();
+        return Err(Fault::bad(format!("{field} has {length} bytes; at most {NAME_BYTES_MAX} are allowed.")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Fault::bad(format!("{field} must not contain control characters.")));
+    }
+    Ok(text.into())
+}
+
+/// A client's own id of a request.
+pub(super) fn request_id(text: &str) -> Result<(), Fault> {
+    if text.is_empty() || text.len() > REQUEST_ID_BYTES_MAX {
+        return Err(Fault::bad(format!("request_id must have 1 to {REQUEST_ID_BYTES_MAX} bytes.")));
+    }
+    Ok(())
+}
+
+/// A number within bounds.
+pub(super) fn within(field: &str, value: u64, min: u64, max: u64) -> Result<Millis, Fault> {
+    if value < min || value > max {
+        return Err(Fault::bad(format!("{field} is {value}; it must lie between {min} and {max}.")));
+    }
+    Ok(Millis(value))
+}
+
+/// The one namespace there is.
+pub(super) fn namespace(text: Option<&str>) -> Result<(), Fault> {
+    match text {
+        None | Some("default") => Ok(()),
+        Some(other) => Err(Fault::new(
+            lockstep_client::wire::Code::NoNamespace,
+            format!("There is no namespace {other:?}; leave it out to use \"default\"."),
+        )),
+    }
+}
