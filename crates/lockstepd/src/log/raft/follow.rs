@@ -81,10 +81,10 @@ impl Follow {
 
     async fn snapshot_if_due(&self) {
         let grown = self.since_snapshot.load(Ordering::Relaxed) >= self.settings.snapshot_bytes;
-        if grown || self.wal.pinned_by() == Some(self.shard) {
-            if let Err(error) = self.raft.trigger().snapshot().await {
-                tracing::warn!(shard = self.shard.0, %error, "cannot take a snapshot");
-            }
+        if (grown || self.wal.pinned_by() == Some(self.shard))
+            && let Err(error) = self.raft.trigger().snapshot().await
+        {
+            tracing::warn!(shard = self.shard.0, %error, "cannot take a snapshot");
         }
     }
 }

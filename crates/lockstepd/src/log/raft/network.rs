@@ -42,14 +42,17 @@ enum Ask {
     Vote(VoteAsk),
     PreVote(VoteAsk),
     Transfer(Transfer),
-    /// A part of a snapshot; the last one installs it.
-    Snapshot {
-        vote: Vote,
-        meta: SnapshotMeta,
-        offset: u64,
-        part: Bytes,
-        last: bool,
-    },
+    Snapshot(Part),
+}
+
+/// A part of a snapshot; the last one installs it.
+#[derive(Serialize, Deserialize)]
+struct Part {
+    vote: Vote,
+    meta: SnapshotMeta,
+    offset: u64,
+    bytes: Bytes,
+    last: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -163,9 +166,10 @@ impl RaftNetworkV2<Config> for Network {
             let mut offset = 0;
             loop {
                 let end = (offset + CHUNK_BYTES).min(bytes.len());
-                let (part, last) = (bytes.slice(offset..end), end == bytes.len());
+                let last = end == bytes.len();
                 let meta = snapshot.meta.clone();
-                let ask = Ask::Snapshot { vote, meta, offset: offset as u64, part, last };
+                let part = Part { vote, meta, offset: offset as u64, bytes: bytes.slice(offset..end), last };
+                let ask = Ask::Snapshot(part);
                 let theirs: Vote =
                     self.ask(Lane::Snapshot, ask, CHUNK_TIME).await.map_err(|error| match error {
                         peer::Error::NoAnswer => StreamingError::Network(NetworkError::new(&error)),
@@ -213,27 +217,19 @@ impl Receiver {
         self.rafts.write().expect("nothing panics while it holds this").insert(shard, raft);
     }
 
-    async fn take_part(
-        &self,
-        raft: &Raft,
-        from: (ShardId, NodeId),
-        vote: Vote,
-        meta: SnapshotMeta,
-        offset: u64,
-        part: Bytes,
-        last: bool,
-    ) -> Result<Vote, peer::Error> {
+    async fn take_part(&self, raft: &Raft, from: (ShardId, NodeId), part: Part) -> Result<Vote, peer::Error> {
+        let Part { vote, meta, offset, bytes, last } = part;
         let whole = {
             let mut arriving = self.arriving.lock().expect("nothing panics while it holds this");
             let here = arriving.entry(from).or_default();
             if offset == 0 {
                 here.clear();
             }
-            if here.len() as u64 != offset || here.len() + part.len() > SNAPSHOT_BYTES_MAX {
+            if here.len() as u64 != offset || here.len() + bytes.len() > SNAPSHOT_BYTES_MAX {
                 arriving.remove(&from);
                 return Err(peer::Error::Malformed);
             }
-            here.extend_from_slice(&part);
+            here.extend_from_slice(&bytes);
             if !last {
                 return Ok(vote);
             }
@@ -259,8 +255,8 @@ impl Handler for Receiver {
                 let answer = raft.handle_transfer_leader(rpc).await;
                 answer.map(|answer| encode(&answer)).map_err(|_| peer::Error::Unreachable)
             }
-            Ask::Snapshot { vote, meta, offset, part, last } => {
-                let theirs = self.take_part(&raft, (shard, from), vote, meta, offset, part, last).await?;
+            Ask::Snapshot(part) => {
+                let theirs = self.take_part(&raft, (shard, from), part).await?;
                 Ok(encode(&theirs))
             }
         }

@@ -80,10 +80,9 @@ fn read_segment(log: &mut Log, number: u64, bytes: &[u8]) -> usize {
     let mut offset = segment::HEADER as usize;
     while let Found::Batch(sequence, batch, next) = segment::read(bytes, offset) {
         // The first segment that is left may begin anywhere; from there on none is missing.
-        if !log.segments.is_empty() || offset > segment::HEADER as usize {
-            if sequence != log.next_sequence {
-                break;
-            }
+        let first = log.segments.is_empty() && offset == segment::HEADER as usize;
+        if !first && sequence != log.next_sequence {
+            break;
         }
         log.next_sequence = sequence + 1;
         for (shard, record) in batch {
