@@ -66,6 +66,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// No peer will talk to this node.
+    #[error("every other member refuses this node: {why}. Check --members and --data")]
+    Refused {
+        /// The words of one of them.
+        why: String,
+    },
     /// A shard's log has failed for good.
     #[error("the log of shard {shard} has stopped: {why}")]
     Log {
@@ -177,24 +183,25 @@ impl Node {
             forming.agree(&*peers, &identity).await?;
         }
         form(&logs, config.node).await?;
-        forming.set_formed();
 
         let membership = Membership::new(
             Arc::clone(&router),
             Arc::clone(&cache),
-            forming,
+            Arc::clone(&forming),
             clock,
             config.advertise.clone(),
             config.timing.member_lease,
         );
         let mut tasks = JoinSet::new();
+        tasks.spawn(know_formed(Arc::clone(&router), Arc::clone(&forming)));
         tasks.spawn(Arc::clone(&membership).follow());
         tasks.spawn(Arc::clone(&membership).keep());
         tasks.spawn(balance(Arc::clone(&router), replicas));
         Ok(Self { router, cache, transport, wal, membership, groups, tasks })
     }
 
-    /// Returns when a shard's log has failed for good: this node is of no use any more.
+    /// Returns when a shard's log has failed for good, or every peer refuses this node: it is of no
+    /// use any more.
     pub async fn failed(&self) -> Error {
         let mut watches = JoinSet::new();
         for replica in self.router.replicas() {
@@ -205,9 +212,9 @@ impl Node {
                 Error::Log { shard: replica.shard(), why }
             });
         }
-        match watches.join_next().await {
-            Some(Ok(error)) => error,
-            _ => std::future::pending().await,
+        tokio::select! {
+            Some(Ok(error)) = watches.join_next() => error,
+            why = self.transport.refused_by_all() => Error::Refused { why },
         }
     }
 
@@ -334,6 +341,15 @@ async fn form(logs: &BTreeMap<ShardId, (Arc<RaftLog>, Vec<NodeId>)>, node: NodeI
         }
     }
     Ok(())
+}
+
+/// The first committed entry proves that every member has agreed: from then on this node remembers
+/// all of them, and tells one that comes back with nothing that it may not.
+async fn know_formed(router: Arc<Router>, forming: Arc<Forming>) {
+    let Some(replica) = router.replica(ShardId::COORDINATION) else { return };
+    if replica.watch().wait_for(|status| status.applied.0 > 0).await.is_ok() {
+        forming.set_formed();
+    }
 }
 
 /// Moves leadership to where the ring wants it, so that load is spread.

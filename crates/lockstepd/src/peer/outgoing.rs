@@ -60,6 +60,14 @@ impl Link {
         *self.up.borrow() == Up::Yes
     }
 
+    /// Why the peer refuses this node, if it does.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match &*self.up.borrow() {
+            Up::Refused(why) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
     /// Sends one request and waits for its answer.
     pub(super) async fn call(
         self: &Arc<Self>,

@@ -101,6 +101,18 @@ impl Transport {
         control.map(|((peer, _), link)| (*peer, link.is_up())).collect()
     }
 
+    /// Returns once every peer refuses this node, with the words of one of them.
+    pub async fn refused_by_all(&self) -> String {
+        loop {
+            let control = self.links.iter().filter(|((_, lane), _)| *lane == Lane::Control);
+            let refusals: Option<Vec<_>> = control.map(|(_, link)| link.refusal()).collect();
+            if let Some(why) = refusals.and_then(|mut all| all.pop()) {
+                return why;
+            }
+            tokio::time::sleep(self.settings.ping_every).await;
+        }
+    }
+
     /// Closes everything.
     pub fn shutdown(&self) {
         lock(&self.tasks).drain(..).for_each(|task| task.abort());
@@ -135,7 +147,7 @@ impl Transport {
         };
         let said = match self.refuse(&hello) {
             Some(why) => {
-                tracing::warn!(peer = hello.from, why, "refusing a peer");
+                tracing::info!(peer = hello.from, why, "refusing a peer");
                 Frame::Refused(why)
             }
             None => Frame::Welcome,

@@ -146,7 +146,10 @@ impl Cluster {
     pub async fn leader_among(&self, among: &[u64]) -> u64 {
         let nodes: Vec<Http> =
             among.iter().map(|id| self.http(*id).patient(Duration::from_secs(2))).collect();
-        eventually("one leader for all", Duration::from_secs(10), || agreed_leader(nodes.clone())).await
+        eventually("one leader for all", Duration::from_secs(10), || async {
+            agreed_leader(nodes.clone()).await.filter(|leader| among.contains(leader))
+        })
+        .await
     }
 
     /// The node that every node calls the leader.

@@ -1,7 +1,8 @@
 //! Watches one group: who leads, whether this node may serve, and when a snapshot is due.
 //!
 //! It decides nothing about consensus. A leader that no majority has answered for an election
-//! time-out says that it does not lead: its callers should look elsewhere.
+//! time-out says that it does not lead, and a follower that has not heard of one for so long names
+//! none: callers should look elsewhere.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use openraft::{ServerState, async_runtime::Instant};
 use tokio::sync::watch;
 
 use super::machine::Applied;
+use super::network::Heard;
 use super::types::{Config, Raft};
 use super::{Settings, Status};
 use crate::state::State;
@@ -27,6 +29,7 @@ pub(super) struct Follow {
     pub(super) status: watch::Sender<Status>,
     pub(super) wal: Wal,
     pub(super) since_snapshot: Arc<AtomicU64>,
+    pub(super) heard: Heard,
     pub(super) settings: Settings,
 }
 
@@ -52,12 +55,15 @@ impl Follow {
     fn look(&self, metrics: &openraft::RaftMetrics<Config>) -> Status {
         let (epoch, applied) = *self.applied.borrow();
         let term = Epoch(metrics.current_term);
-        let heard = metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < self.settings.election_max);
+        let patience = self.settings.election_max;
+        let followed = metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < patience);
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.node.0);
+        // A leader that went silent is nobody to send callers to, until another is elected.
+        let alive = if leads { followed } else { self.heard.within(patience) };
         Status {
-            leader: metrics.current_leader.map(NodeId).filter(|leader| *leader != self.node || heard),
+            leader: metrics.current_leader.map(NodeId).filter(|_| alive),
             // Only an entry of this very reign proves that everything before it is here.
-            leading: leads && heard && epoch == term,
+            leading: leads && followed && epoch == term,
             epoch: term,
             applied,
             failed: metrics.running_state.as_ref().err().map(ToString::to_string),

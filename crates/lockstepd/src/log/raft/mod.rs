@@ -137,7 +137,8 @@ impl Groups {
         let raft = types::Raft::new(self.node.0, config, factory, storage, machine)
             .await
             .map_err(|error| Error::Raft { shard, why: error.to_string() })?;
-        self.receiver.add(shard, raft.clone());
+        let heard = network::Heard::new(self.clock.clone());
+        self.receiver.add(shard, raft.clone(), heard.clone());
         let (status, _) = watch::channel(Status::default());
         let follow = follow::Follow {
             node: self.node,
@@ -148,6 +149,7 @@ impl Groups {
             status: status.clone(),
             wal: self.wal.clone(),
             since_snapshot,
+            heard,
             settings: self.settings.clone(),
         };
         let (commands, waiting) = tokio::sync::mpsc::channel(self.settings.waiting_max);

@@ -25,6 +25,7 @@ use super::types::{
     Append, AppendAnswer, Config, Raft, Snapshot, SnapshotMeta, Transfer, TransferAnswer, Vote, VoteAnswer,
     VoteAsk, encode,
 };
+use crate::clock::Clock;
 use crate::peer::{self, Handler, Lane, Peers, Service};
 
 /// Appends on their way to one follower.
@@ -204,17 +205,40 @@ fn failed(error: peer::Error) -> RPCError<Config> {
     }
 }
 
+/// When a leader was last heard of.
+#[derive(Clone)]
+pub(super) struct Heard {
+    clock: Clock,
+    at: Arc<Mutex<Option<Duration>>>,
+}
+
+impl Heard {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, at: Arc::default() }
+    }
+
+    fn now(&self) {
+        *self.at.lock().expect("nothing panics while it holds this") = Some(self.clock.now());
+    }
+
+    /// Whether one was heard of in the last `time`.
+    pub(super) fn within(&self, time: Duration) -> bool {
+        let at = *self.at.lock().expect("nothing panics while it holds this");
+        at.is_some_and(|at| self.clock.now().saturating_sub(at) < time)
+    }
+}
+
 /// Takes raft's messages for every shard of this node.
 #[derive(Default)]
 pub(super) struct Receiver {
-    rafts: RwLock<BTreeMap<ShardId, Raft>>,
+    rafts: RwLock<BTreeMap<ShardId, (Raft, Heard)>>,
     /// Snapshots that are arriving: whose, and what of them is here.
     arriving: Mutex<BTreeMap<(ShardId, NodeId), BytesMut>>,
 }
 
 impl Receiver {
-    pub(super) fn add(&self, shard: ShardId, raft: Raft) {
-        self.rafts.write().expect("nothing panics while it holds this").insert(shard, raft);
+    pub(super) fn add(&self, shard: ShardId, raft: Raft, heard: Heard) {
+        self.rafts.write().expect("nothing panics while it holds this").insert(shard, (raft, heard));
     }
 
     async fn take_part(&self, raft: &Raft, from: (ShardId, NodeId), part: Part) -> Result<Vote, peer::Error> {
@@ -245,10 +269,13 @@ impl Handler for Receiver {
     async fn handle(&self, from: NodeId, payload: Bytes) -> Result<Bytes, peer::Error> {
         let Envelope { shard, ask } = postcard::from_bytes(&payload).map_err(|_| peer::Error::Malformed)?;
         let raft = self.rafts.read().expect("nothing panics while it holds this").get(&shard).cloned();
-        let raft = raft.ok_or(peer::Error::Unreachable)?;
+        let (raft, heard) = raft.ok_or(peer::Error::Unreachable)?;
         let stopped = |_| peer::Error::Unreachable;
         match ask {
-            Ask::Append(rpc) => raft.append_entries(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
+            Ask::Append(rpc) => {
+                heard.now();
+                raft.append_entries(rpc).await.map(|answer| encode(&answer)).map_err(stopped)
+            }
             Ask::Vote(rpc) => raft.vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
             Ask::PreVote(rpc) => raft.pre_vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
             Ask::Transfer(rpc) => {

@@ -74,7 +74,7 @@ pub enum Error {
     },
     /// Acknowledged data is damaged.
     #[error(
-        "the log file {path} is damaged at byte {offset}, and good data follows: this is not a write cut short by a crash. \
+        "the log file {path} is damaged at offset {offset}, and good data follows: this is not a write cut short by a crash. \
          Restore this node's data directory from a copy, or remove the node from the cluster and join under a new id"
     )]
     Damaged {
