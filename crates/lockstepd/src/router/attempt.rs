@@ -73,11 +73,23 @@ impl Router {
 
     /// Asks the leader of `shard`, whoever that becomes, until `deadline` (of this node's clock).
     pub(super) async fn ask(&self, shard: ShardId, what: What, deadline: Duration) -> Result<Said, Error> {
+        self.ask_patiently(shard, what, deadline, deadline).await
+    }
+
+    /// Like [`Self::ask`], but gives up at `patience` already where certainly nothing was done.
+    pub(super) async fn ask_patiently(
+        &self,
+        shard: ShardId,
+        what: What,
+        patience: Duration,
+        deadline: Duration,
+    ) -> Result<Said, Error> {
         let mut maybe_done = false;
         let mut other = 0;
         let ask = Ask { shard, what };
         loop {
-            let left = deadline.saturating_sub(self.clock.now());
+            let until = if maybe_done { deadline } else { patience.min(deadline) };
+            let left = until.saturating_sub(self.clock.now());
             if left.is_zero() {
                 return Err(if maybe_done { Error::OutcomeUnknown } else { Error::NoLeader { shard } });
             }

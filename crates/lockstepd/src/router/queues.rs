@@ -18,6 +18,9 @@ use super::wire::{Said, What};
 use super::{Asked, Error, Router};
 use crate::replica::Told;
 
+/// How long a shard without a leader keeps a consumer from looking at the others.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A message with its payload and the shard that holds it.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -164,15 +167,17 @@ impl Router {
     ) -> Result<Vec<Message>, Error> {
         let until = self.clock.now() + Duration::from_millis(wait.0);
         loop {
+            let deadline = self.deadline(asked.timeout);
             let mut candidates = self.turn(asked);
             loop {
                 for shard in candidates {
-                    if let Some(taken) = self.take_from(shard, queue, op.clone(), asked).await? {
+                    if let Some(taken) = self.take_from(shard, queue, op.clone(), asked, deadline).await? {
                         return Ok(taken);
                     }
                 }
                 // Looking cost the log nothing and proved nothing: now ask behind a barrier.
-                let views: Result<Vec<_>, _> = self.views(queue, asked.timeout).await.into_iter().collect();
+                let left = deadline.saturating_sub(self.clock.now());
+                let views: Result<Vec<_>, _> = self.views(queue, left).await.into_iter().collect();
                 candidates =
                     views?.into_iter().filter(|(_, view)| view.deliverable).map(|(shard, _)| shard).collect();
                 if candidates.is_empty() {
@@ -195,6 +200,7 @@ impl Router {
         queue: &QueueName,
         op: QueueOp,
         asked: &Asked,
+        deadline: Duration,
     ) -> Result<Option<Vec<Message>>, Error> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Error::Draining);
@@ -202,7 +208,8 @@ impl Router {
         let request = self.request(shard, asked);
         let command = request.command(self, shard, Op::Queue(op));
         let what = What::Take(queue.clone(), command);
-        match self.ask(shard, what, self.deadline(asked.timeout)).await {
+        let patience = self.deadline(PATIENCE);
+        match self.ask_patiently(shard, what, patience, deadline).await {
             Ok(Said::Taken(Some(Told { reply: Reply::Refused(refusal), .. }))) => Err(refusal.into()),
             Ok(Said::Taken(Some(told))) => {
                 let taken: Vec<_> = delivered(&told.reply)
