@@ -26,7 +26,7 @@ fn command(base_port: u16, data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
     command.env_clear().args(["dev", "--base-port", &base_port.to_string(), "--data"]).arg(data);
     command.args(["--", "--heartbeat-ms", "100", "--election-ms-min", "500", "--election-ms-max", "1000"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command
 }
 

@@ -68,7 +68,12 @@ fn with_file(flags: Options, file: Option<PathBuf>) -> Result<Options, Failure> 
 
 /// Logs go to stderr, and are quiet unless asked: the default shows what an operator must see.
 fn start_logging(filter: Option<&str>) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter.unwrap_or("warn")).map_err(|error| {
+    let mut filter = filter.unwrap_or("warn").to_owned();
+    if !filter.contains("openraft") {
+        // Consensus tells of every lost message; what matters of it this program says itself.
+        filter.push_str(",openraft=off");
+    }
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::usage(format_args!(
             "--log: {error}; write a level such as info, or warn,lockstepd::log=debug"
         ))
