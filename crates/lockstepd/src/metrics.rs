@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(String, String)>;
 
 /// The routes that are counted by name; everything else counts as `other`.
-const ROUTES: [&str; 23] = [
+pub(crate) const ROUTES: [&str; 23] = [
     "/lock/acquire",
     "/lock/release",
     "/lock/renew",
