@@ -1,0 +1,7 @@
+//! Models that are slow, short and obviously right.
+
+mod locks;
+mod queue;
+
+pub use locks::Locks;
+pub use queue::Queue;
