@@ -8,6 +8,9 @@ use hdrhistogram::Histogram;
 
 use super::Args;
 
+/// The longest latency that is told apart from longer ones: ten minutes.
+const LONGEST_US: u64 = 600_000_000;
+
 /// Counts of one run.
 pub(super) struct Tally {
     /// Microseconds.
@@ -19,7 +22,8 @@ pub(super) struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        let latencies = Histogram::new(3).expect("three digits are within what a histogram can hold");
+        let latencies =
+            Histogram::new_with_bounds(1, LONGEST_US, 3).expect("these bounds are what a histogram can hold");
         Self { latencies, errors: BTreeMap::new(), stuck: 0 }
     }
 }
@@ -120,5 +124,18 @@ impl fmt::Display for Report {
             writeln!(f, "without an answer at the end: {} connections", self.stuck)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_latency_is_shown_as_it_was() {
+        let mut tally = Tally::default();
+        tally.done(Duration::from_secs(3));
+        let shown = tally.latencies.max();
+        assert!((2_990_000..=3_010_000).contains(&shown), "3 s show as {shown} µs");
     }
 }
