@@ -240,6 +240,12 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.transport.shutdown();
+    }
+}
+
 /// Runs a node with its HTTP until `stop` completes, then lets go of everything in order.
 pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
     let address = config.http.to_string();

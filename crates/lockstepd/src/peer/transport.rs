@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +21,8 @@ use super::net::{Listener, Net, Stream};
 use super::outgoing::{Connection, Link, lock};
 use super::{Error, Handler, Lane, Peers, Service, Settings};
 
+type Handlers = Arc<HashMap<Service, Arc<dyn Handler>>>;
+
 /// The transport of one node.
 pub struct Transport {
     node: NodeId,
@@ -28,7 +30,7 @@ pub struct Transport {
     links: BTreeMap<(NodeId, Lane), Arc<Link>>,
     addresses: BTreeMap<NodeId, String>,
     handlers: Mutex<HashMap<Service, Arc<dyn Handler>>>,
-    serving: OnceLock<Arc<HashMap<Service, Arc<dyn Handler>>>>,
+    serving: Mutex<Option<Handlers>>,
     net: Arc<dyn Net>,
     settings: Settings,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -54,7 +56,7 @@ impl Transport {
             links,
             addresses,
             handlers: Mutex::default(),
-            serving: OnceLock::new(),
+            serving: Mutex::default(),
             net,
             settings,
             tasks: Mutex::default(),
@@ -76,7 +78,7 @@ impl Transport {
     pub async fn start(self: &Arc<Self>, address: &str) -> std::io::Result<SocketAddr> {
         let listener = self.net.bind(address).await?;
         let local = listener.local_addr()?;
-        let _ = self.serving.set(Arc::new(lock(&self.handlers).clone()));
+        *lock(&self.serving) = Some(Arc::new(lock(&self.handlers).clone()));
         let mut tasks = vec![tokio::spawn(Arc::clone(self).accept(listener)).abort_handle()];
         for ((peer, lane), link) in &self.links {
             let (transport, peer, lane) = (Arc::clone(self), *peer, *lane);
@@ -113,9 +115,15 @@ impl Transport {
         }
     }
 
-    /// Closes everything.
+    /// Closes everything, and lets go of the handlers, which know this transport.
     pub fn shutdown(&self) {
+        lock(&self.handlers).clear();
+        *lock(&self.serving) = None;
         lock(&self.tasks).drain(..).for_each(|task| task.abort());
+    }
+
+    fn serving(&self) -> Option<Handlers> {
+        lock(&self.serving).clone()
     }
 
     fn cluster(&self) -> Option<String> {
@@ -156,9 +164,9 @@ impl Transport {
         if connection.write(&said).await.is_err() || !welcome {
             return;
         }
-        let Some(serving) = self.serving.get() else { return };
+        let Some(serving) = self.serving() else { return };
         let forming_only = hello.cluster.is_none() || self.cluster().is_none();
-        let handlers = if forming_only { only_forming(serving) } else { Arc::clone(serving) };
+        let handlers = if forming_only { only_forming(&serving) } else { serving };
         let mut cluster = self.cluster.subscribe();
         cluster.mark_unchanged();
         tokio::select! {
@@ -209,7 +217,7 @@ impl Peers for Transport {
         deadline: Duration,
     ) -> Result<Bytes, Error> {
         if to == self.node {
-            let handler = self.serving.get().and_then(|serving| serving.get(&service)).cloned();
+            let handler = self.serving().and_then(|serving| serving.get(&service).cloned());
             let handling = handler.ok_or(Error::Unreachable)?;
             return timeout(deadline, handling.handle(to, payload)).await.unwrap_or(Err(Error::NoAnswer));
         }

@@ -1,0 +1,179 @@
+//! What clients of one node do, drawn from the seed.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_core::command::{LockOp, Mode, NewMessage};
+use lockstep_core::names::{LockName, MessageKey, Owner, QueueName, Receipt};
+use lockstep_core::{Millis, Shard};
+use lockstepd::cache::Write;
+use lockstepd::node::Node;
+use lockstepd::router::{Asked, Message};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::history::{History, What};
+
+const ASKED: Asked = Asked { id: None, timeout: Duration::from_secs(3) };
+
+/// One node's clients; each boot of the node has others.
+pub struct Clients {
+    pub node: Arc<Node>,
+    pub id: u64,
+    pub boot: u64,
+    pub history: History,
+    /// Simulated time at which they stop.
+    pub until: Duration,
+}
+
+fn now() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
+impl Clients {
+    /// Runs them, side by side, until their time is over.
+    pub async fn run(self, seed: u64) {
+        let clients = Arc::new(self);
+        let mut tasks = tokio::task::JoinSet::new();
+        for nth in 0..3u64 {
+            let rng = SmallRng::seed_from_u64(seed ^ clients.id << 16 ^ clients.boot << 32 ^ nth << 48);
+            tasks.spawn(Arc::clone(&clients).client(nth, rng));
+        }
+        tasks.spawn(Arc::clone(&clients).sample());
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn client(self: Arc<Self>, nth: u64, mut rng: SmallRng) {
+        let mut count = 0;
+        while now() < self.until {
+            count += 1;
+            let name = format!("{}.{}.{nth}.{count}", self.id, self.boot);
+            match rng.random_range(0..10u32) {
+                0..2 => self.lock(&mut rng, name).await,
+                2..5 => self.push(&mut rng, name).await,
+                5..7 => self.consume().await,
+                7 => self.write(&mut rng, name).await,
+                _ => self.read(&mut rng).await,
+            }
+            tokio::time::sleep(Duration::from_millis(rng.random_range(5..150))).await;
+        }
+    }
+
+    async fn lock(&self, rng: &mut SmallRng, owner: String) {
+        let lock = format!("lock{}", rng.random_range(0..3u32));
+        let (name, holder) = (LockName(lock.as_str().into()), Owner(owner.as_str().into()));
+        let wait = Millis(if rng.random_bool(0.5) { 2_000 } else { 0 });
+        let begun = now();
+        let (mode, ttl) = (Mode::Exclusive, Millis(1_500));
+        match self.node.router.acquire(name.clone(), holder.clone(), mode, ttl, wait, &ASKED).await {
+            Ok(grant) => {
+                self.history.add(self.id, begun, What::Granted { lock, owner, token: grant.token.0 });
+                tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
+                let op = LockOp::Release { name, owner: holder, token: Some(grant.token) };
+                if let Err(error) = self.node.router.lock(op, &ASKED).await {
+                    self.failed("release", begun, &error);
+                }
+            }
+            Err(error) => self.failed("acquire", begun, &error),
+        }
+    }
+
+    async fn push(&self, rng: &mut SmallRng, payload: String) {
+        let key = rng.random_bool(0.5).then(|| MessageKey(format!("key{}", rng.random_range(0..3u32)).into()));
+        let body = payload.clone().into_bytes().into();
+        let message = NewMessage { key, body, delay: Millis(0), enqueued_at: 0 };
+        let begun = now();
+        let pushed = self.node.router.push(QueueName("q".into()), vec![message], &ASKED).await;
+        self.history.add(self.id, begun, What::Pushed { payload, acknowledged: pushed[0].is_ok() });
+    }
+
+    async fn consume(&self) {
+        let begun = now();
+        let queue = QueueName("q".into());
+        match self.node.router.receive(queue, 2, Millis(4_000), Millis(200), &ASKED).await {
+            Ok(messages) => {
+                for message in messages {
+                    self.finish(begun, message).await;
+                }
+            }
+            Err(error) => self.failed("receive", begun, &error),
+        }
+    }
+
+    async fn finish(&self, begun: Duration, message: Message) {
+        let payload = String::from_utf8(message.body.to_vec()).unwrap();
+        let key = message.delivered.key.map(|key| key.0.to_string());
+        self.history.add(self.id, begun, What::Received { payload: payload.clone(), key });
+        let receipt = Receipt { message: message.delivered.id, delivery: message.delivered.delivery };
+        let begun = now();
+        match self.node.router.ack(vec![(message.shard, receipt)], &ASKED).await.pop() {
+            Some(Ok(())) => self.history.add(self.id, begun, What::Acked { payload }),
+            Some(Err(error)) => self.failed("ack", begun, &error),
+            None => {}
+        }
+    }
+
+    /// Everything that is left, at the end of a run.
+    pub async fn drain(&self) {
+        let until = now() + Duration::from_secs(12);
+        while now() < until {
+            let before = self.history.len();
+            self.consume().await;
+            if self.history.len() == before {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+
+    async fn write(&self, rng: &mut SmallRng, value: String) {
+        let key = format!("k{}", rng.random_range(0..3u32));
+        let write = Write {
+            key: key.clone(),
+            value: Some(value.into_bytes().into()),
+            ttl: None,
+            if_version: None,
+            if_absent: false,
+            request_id: None,
+        };
+        let begun = now();
+        match self.node.cache.write(write, ASKED.timeout).await {
+            Ok(Some(version)) => {
+                self.history.add(self.id, begun, What::Wrote { key, version: (version.epoch, version.counter) });
+            }
+            Ok(None) => {}
+            Err(error) => self.failed("write", begun, &error),
+        }
+    }
+
+    async fn read(&self, rng: &mut SmallRng) {
+        let key = format!("k{}", rng.random_range(0..3u32));
+        let begun = now();
+        match self.node.cache.get(&key, rng.random_bool(0.2), ASKED.timeout).await {
+            Ok(entry) => {
+                let version = entry.map(|entry| (entry.version.epoch, entry.version.counter));
+                self.history.add(self.id, begun, What::Read { key, version });
+            }
+            Err(error) => self.failed("read", begun, &error),
+        }
+    }
+
+    /// Looks at every replica's state from time to time.
+    async fn sample(self: Arc<Self>) {
+        while now() < self.until {
+            for replica in self.node.router.replicas() {
+                let (index, bytes) = replica.state().snapshot();
+                debug_assert!(index <= replica.state().read(Shard::applied));
+                let mut hasher = DefaultHasher::new();
+                bytes.hash(&mut hasher);
+                let (shard, hash) = (replica.shard().0, hasher.finish());
+                self.history.add(self.id, now(), What::State { shard, index: index.0, hash });
+            }
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+    }
+
+    fn failed(&self, op: &'static str, begun: Duration, why: &dyn std::fmt::Display) {
+        self.history.add(self.id, begun, What::Failed { op, why: why.to_string() });
+    }
+}
