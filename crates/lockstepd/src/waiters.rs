@@ -2,7 +2,7 @@
 //!
 //! Waking is a hint. Whoever wakes looks at the state again; nothing here knows what happened.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use lockstep_core::Effect;
@@ -12,8 +12,8 @@ use tokio::sync::{Notify, watch};
 /// The sleepers of one shard on this node.
 #[derive(Default)]
 pub struct Waiters {
-    tickets: Mutex<HashMap<Ticket, Arc<Notify>>>,
-    queues: Mutex<HashMap<QueueName, Arc<Notify>>>,
+    tickets: Mutex<BTreeMap<Ticket, Arc<Notify>>>,
+    queues: Mutex<BTreeMap<QueueName, Arc<Notify>>>,
     ring_epoch: watch::Sender<u64>,
 }
 

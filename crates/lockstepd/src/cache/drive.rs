@@ -3,7 +3,7 @@
 //!
 //! Every function that is given the state runs under its lock and never waits.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ type ReadAnswer = Result<Option<Held>, copy::AskAgain>;
 #[derive(Default)]
 pub(super) struct Parked {
     next: Tag,
-    callers: HashMap<Tag, oneshot::Sender<Answer>>,
-    readers: HashMap<Tag, oneshot::Sender<ReadAnswer>>,
+    callers: BTreeMap<Tag, oneshot::Sender<Answer>>,
+    readers: BTreeMap<Tag, oneshot::Sender<ReadAnswer>>,
 }
 
 impl Parked {

@@ -3,7 +3,7 @@
 //! Each request is first polled in the order of arrival, and most are answered right then; those
 //! that must wait go on side by side. There is no task for each request.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use super::{Error, Handler, Service, Settings};
 /// Requests that one connection may have waiting at once; above it, it is not read.
 const WAITING_MAX: usize = 16_384;
 
-type Handlers = HashMap<Service, Arc<dyn Handler>>;
+type Handlers = BTreeMap<Service, Arc<dyn Handler>>;
 
 /// Serves a greeted connection of `from` until it ends.
 pub(super) async fn serve(connection: Connection, from: NodeId, handlers: Arc<Handlers>, settings: Settings) {
     let Connection { mut read, mut write, mut input } = connection;
     let mut waiting = FuturesUnordered::new();
-    let mut cancels: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
+    let mut cancels: BTreeMap<u64, oneshot::Sender<()>> = BTreeMap::new();
     let mut output = BytesMut::new();
     loop {
         loop {

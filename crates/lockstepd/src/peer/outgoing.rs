@@ -3,7 +3,7 @@
 //! Calls leave in the order in which they were made, in as few writes as possible, and their
 //! answers may come in any order. A call never waits for a connection to come up: it fails at once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(super) enum Up {
 pub(super) struct Link {
     outbox: Mutex<Outbox>,
     more: Notify,
-    calls: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
+    calls: Mutex<BTreeMap<u64, oneshot::Sender<Answer>>>,
     next_id: AtomicU64,
     up: watch::Sender<Up>,
     bytes_max: usize,
@@ -198,8 +198,8 @@ impl Link {
         outbox.bytes.clear();
         drop(outbox);
         self.up.send_replace(Up::No);
-        let lost: Vec<_> = lock(&self.calls).drain().collect();
-        for (_, call) in lost {
+        let lost = std::mem::take(&mut *lock(&self.calls));
+        for call in lost.into_values() {
             let _ = call.send(Err(Error::NoAnswer));
         }
     }

@@ -3,7 +3,7 @@
 //! Greets with the node's identity, so that a node of another version, cluster or name is refused
 //! with a sentence instead of being misunderstood.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::net::{Listener, Net, Stream};
 use super::outgoing::{Connection, Link, lock};
 use super::{Error, Handler, Lane, Peers, Service, Settings};
 
-type Handlers = Arc<HashMap<Service, Arc<dyn Handler>>>;
+type Handlers = Arc<BTreeMap<Service, Arc<dyn Handler>>>;
 
 /// The transport of one node.
 pub struct Transport {
@@ -29,7 +29,7 @@ pub struct Transport {
     cluster: watch::Sender<Option<String>>,
     links: BTreeMap<(NodeId, Lane), Arc<Link>>,
     addresses: BTreeMap<NodeId, String>,
-    handlers: Mutex<HashMap<Service, Arc<dyn Handler>>>,
+    handlers: Mutex<BTreeMap<Service, Arc<dyn Handler>>>,
     serving: Mutex<Option<Handlers>>,
     net: Arc<dyn Net>,
     settings: Settings,
@@ -201,7 +201,7 @@ impl Transport {
 
 /// Between nodes of which one has no cluster yet, nothing else may pass. Once it has one, such
 /// connections are closed, and the next ones carry everything.
-fn only_forming(serving: &HashMap<Service, Arc<dyn Handler>>) -> Arc<HashMap<Service, Arc<dyn Handler>>> {
+fn only_forming(serving: &BTreeMap<Service, Arc<dyn Handler>>) -> Arc<BTreeMap<Service, Arc<dyn Handler>>> {
     let forming = serving.iter().filter(|(service, _)| **service == Service::Forming);
     Arc::new(forming.map(|(service, handler)| (*service, Arc::clone(handler))).collect())
 }

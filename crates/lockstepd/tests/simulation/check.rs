@@ -11,7 +11,8 @@ const TOO_FEW: usize = 60;
 /// Every promise. Panics with what was broken.
 pub fn everything(run: &Run) {
     let events = run.history.events();
-    let done = events.iter().filter(|event| !matches!(event.what, What::Failed { .. } | What::State { .. })).count();
+    let done =
+        events.iter().filter(|event| !matches!(event.what, What::Failed { .. } | What::State { .. })).count();
     assert!(done >= TOO_FEW, "seed {} did {done} things: that proves nothing", run.seed);
     tokens_only_grow(&events);
     nothing_acknowledged_is_lost(&events);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockstep_core::names::NodeId;
@@ -57,8 +57,22 @@ struct Disk {
     boots: AtomicU64,
 }
 
-/// Runs one seed.
+/// Tokio numbers tasks over the whole process and keeps those of a runtime in so many lists by number;
+/// a crash drops them list by list.
+const TASK_LISTS: u64 = 64;
+
+/// Makes the next task's number the same for each run, counted in lists.
+fn align_task_numbers() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let next = || runtime.spawn(async {}).id().to_string().parse::<u64>().unwrap();
+    while !next().is_multiple_of(TASK_LISTS) {}
+}
+
+/// Runs one seed. One run at a time: they would share the numbers of their tasks.
 pub fn run(seed: u64) -> Run {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    align_task_numbers();
     seed_this_thread(seed);
     let directory = tempfile::tempdir().unwrap();
     let history = History::default();
@@ -94,7 +108,8 @@ async fn serve(node: u64, seed: u64, disk: Arc<Disk>, history: History) -> turmo
     };
     let running = Arc::new(Node::start(&config(node, &disk.data), ground).await?);
     assert_eq!(running.router.node(), NodeId(node));
-    let clients = Clients { node: Arc::clone(&running), id: node, boot, history: history.clone(), until: CLIENTS };
+    let clients =
+        Clients { node: Arc::clone(&running), id: node, boot, history: history.clone(), until: CLIENTS };
     clients.run(seed).await;
     if node == 1 {
         let clients = Clients { node: running, id: node, boot, history, until: END };

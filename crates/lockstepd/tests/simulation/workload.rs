@@ -80,7 +80,8 @@ impl Clients {
     }
 
     async fn push(&self, rng: &mut SmallRng, payload: String) {
-        let key = rng.random_bool(0.5).then(|| MessageKey(format!("key{}", rng.random_range(0..3u32)).into()));
+        let key =
+            rng.random_bool(0.5).then(|| MessageKey(format!("key{}", rng.random_range(0..3u32)).into()));
         let body = payload.clone().into_bytes().into();
         let message = NewMessage { key, body, delay: Millis(0), enqueued_at: 0 };
         let begun = now();
@@ -139,7 +140,11 @@ impl Clients {
         let begun = now();
         match self.node.cache.write(write, ASKED.timeout).await {
             Ok(Some(version)) => {
-                self.history.add(self.id, begun, What::Wrote { key, version: (version.epoch, version.counter) });
+                self.history.add(
+                    self.id,
+                    begun,
+                    What::Wrote { key, version: (version.epoch, version.counter) },
+                );
             }
             Ok(None) => {}
             Err(error) => self.failed("write", begun, &error),
