@@ -4,7 +4,11 @@
 //! [`State`](crate::state::State) in order, on every replica. Above this module nobody knows which
 //! driver runs; in it nobody knows HTTP.
 
+#[cfg(test)]
+mod conformance;
+pub mod memory;
 pub mod raft;
+mod time;
 
 use async_trait::async_trait;
 use lockstep_core::names::NodeId;

@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lockstep_core::command::{Attempt, LockOp, Mode, NewMessage, QueueOp, RequestKey};
-use lockstep_core::names::{Incarnation, LockName, NodeId, Origin, Owner, QueueName, ShardId};
-use lockstep_core::shard::Settings as ShardSettings;
-use lockstep_core::{Command, Millis, Op, Reply, Shard};
+use lockstep_core::command::{NewMessage, QueueOp};
+use lockstep_core::names::{NodeId, QueueName, ShardId};
+use lockstep_core::{Command, Millis, Op, Shard};
 
 use super::*;
+use crate::log::conformance::{self, LONG, acquire, all, command, settings, token};
 use crate::peer::{self, Lane, Service};
 use crate::store::wal::MemoryDisk;
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// Calls handlers directly, unless the link is cut.
 #[derive(Default)]
@@ -67,20 +65,6 @@ struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
 }
 
-fn shard_settings() -> ShardSettings {
-    ShardSettings {
-        max_step: Millis(2_000),
-        memo_max: 1_000,
-        waiters_max: 100,
-        messages_max: 1_000_000,
-        bytes_max: 1 << 30,
-    }
-}
-
-fn all() -> BTreeSet<NodeId> {
-    [1, 2, 3].map(NodeId).into()
-}
-
 impl Cluster {
     async fn new(shard: ShardId, settings: Settings) -> Self {
         let disks =
@@ -99,7 +83,7 @@ impl Cluster {
         let groups =
             Groups::new(self.settings.clone(), node, Wal::memory(&disk), snapshots, peers, Clock::tokio());
         self.wires.handlers.lock().unwrap().insert(node, groups.handler());
-        let state = State::new(self.shard, shard_settings());
+        let state = State::new(self.shard, settings());
         let log = groups.start(self.shard, Arc::clone(&state)).await.unwrap();
         self.nodes.insert(node, Node { groups, log, state });
     }
@@ -149,41 +133,46 @@ impl Cluster {
     }
 }
 
-fn command(seq: u64, op: Op) -> Command {
-    let request = RequestKey::Node { origin: origin(), seq, settled_below: seq };
-    Command { request, not_after: Millis(60_000), op }
-}
-
-fn origin() -> Origin {
-    Origin { node: NodeId(9), incarnation: Incarnation(1) }
-}
-
-fn acquire(seq: u64, name: &str, ttl: u64) -> Command {
-    let op = LockOp::Acquire {
-        name: LockName(name.into()),
-        owner: Owner("owner".into()),
-        mode: Mode::Exclusive,
-        ttl: Millis(ttl),
-        wait: Millis(0),
-        attempt: Attempt { origin: origin(), number: seq },
-    };
-    command(seq, Op::Lock(op))
-}
-
 fn push(seq: u64, bytes: usize) -> Command {
     let message = NewMessage { key: None, body: vec![7; bytes].into(), delay: Millis(0), enqueued_at: 0 };
     command(seq, Op::Queue(QueueOp::Push { queue: QueueName("q".into()), messages: vec![message] }))
 }
 
-fn token(reply: &Reply) -> u64 {
-    match reply {
-        Reply::Granted(grant) => grant.token.0,
-        other => panic!("not granted: {other:?}"),
+#[async_trait]
+impl conformance::Cluster for Cluster {
+    fn log(&self, node: NodeId) -> Arc<dyn Log> {
+        self.nodes[&node].log.clone()
+    }
+
+    fn state(&self, node: NodeId) -> Arc<State> {
+        Arc::clone(&self.nodes[&node].state)
+    }
+
+    async fn depose(&mut self, leader: NodeId) {
+        let cut = all()
+            .into_iter()
+            .filter(|node| *node != leader)
+            .flat_map(|node| [(leader, node), (node, leader)]);
+        self.wires.cut.lock().unwrap().extend(cut);
+    }
+
+    async fn restart(&mut self) {
+        for node in all() {
+            self.stop(node).await;
+        }
+        for node in all() {
+            self.start(node).await;
+        }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn proposals_are_applied_once_in_order_and_answered_each() {
+async fn the_raft_driver_conforms() {
+    conformance::everything(|| Cluster::new(ShardId(0), Settings::default())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn proposals_that_wait_share_entries() {
     let cluster = Cluster::new(ShardId(0), Settings::default()).await;
     let leader = cluster.leader(None).await;
     let log = cluster.log(leader);
@@ -198,43 +187,6 @@ async fn proposals_are_applied_once_in_order_and_answered_each() {
     }
     let snapshots: BTreeSet<_> = cluster.nodes.values().map(|node| node.state.snapshot().1).collect();
     assert_eq!(snapshots.len(), 1, "replicas differ");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_follower_refuses_and_names_the_leader() {
-    let cluster = Cluster::new(ShardId(0), Settings::default()).await;
-    let leader = cluster.leader(None).await;
-    let follower = all().into_iter().find(|node| *node != leader).unwrap();
-    cluster.log(leader).propose(acquire(1, "a", 1_000)).await.unwrap();
-    cluster.caught_up(follower, leader).await;
-    let refused = cluster.log(follower).propose(acquire(2, "b", 1_000)).await;
-    assert_eq!(refused, Err(ProposeError::NotLeader { hint: Some(leader) }));
-    assert_eq!(cluster.log(follower).barrier().await, Err(BarrierError::NotLeader { hint: Some(leader) }));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_barrier_covers_what_was_acknowledged() {
-    let cluster = Cluster::new(ShardId(0), Settings::default()).await;
-    let leader = cluster.leader(None).await;
-    for n in 1..20 {
-        let applied = cluster.log(leader).propose(acquire(n, &format!("{n}"), 60_000)).await.unwrap();
-        assert!(cluster.log(leader).barrier().await.unwrap() >= applied.index);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn leases_end_by_log_time_without_any_request() {
-    let cluster = Cluster::new(ShardId(0), Settings::default()).await;
-    let leader = cluster.leader(None).await;
-    cluster.log(leader).propose(acquire(1, "a", 5_000)).await.unwrap();
-    let state = &cluster.nodes[&leader].state;
-    let begun = tokio::time::Instant::now();
-    while state.next_deadline().is_some() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(begun.elapsed() < LONG, "the lease never ends");
-    }
-    let took = begun.elapsed();
-    assert!((4_900..5_500).contains(&took.as_millis()), "a lease of 5 s ended after {took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,23 +209,6 @@ async fn a_cut_off_leader_acknowledges_nothing_and_the_others_go_on() {
     cluster.caught_up(old, new).await;
     let same = |node: NodeId| cluster.nodes[&node].state.read(Shard::snapshot);
     assert_eq!(same(old), same(new));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_restart_of_all_keeps_everything() {
-    let mut cluster = Cluster::new(ShardId(0), Settings::default()).await;
-    let leader = cluster.leader(None).await;
-    let before = token(&cluster.log(leader).propose(acquire(1, "kept", 600_000)).await.unwrap().reply);
-    for node in all() {
-        cluster.stop(node).await;
-    }
-    for node in all() {
-        cluster.start(node).await;
-    }
-    let leader = cluster.leader(None).await;
-    assert!(cluster.log(leader).was_formed());
-    let again = cluster.log(leader).propose(acquire(2, "kept", 600_000)).await.unwrap();
-    assert_eq!(token(&again.reply), before, "the same owner still holds it");
 }
 
 #[tokio::test(start_paused = true)]
