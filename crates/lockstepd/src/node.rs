@@ -182,7 +182,14 @@ impl Node {
         if forming.is_lowest() && !formed {
             forming.agree(&*peers, &identity).await?;
         }
-        form(&logs, config.node).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(know_formed(Arc::clone(&router), Arc::clone(&forming)));
+        let forms = form(logs, config.node, until_formed(Arc::clone(&router)));
+        tasks.spawn(async move {
+            if let Err(error) = forms.await {
+                tracing::error!(%error, "cannot form the cluster");
+            }
+        });
 
         let membership = Membership::new(
             Arc::clone(&router),
@@ -192,8 +199,6 @@ impl Node {
             config.advertise.clone(),
             config.timing.member_lease,
         );
-        let mut tasks = JoinSet::new();
-        tasks.spawn(know_formed(Arc::clone(&router), Arc::clone(&forming)));
         tasks.spawn(Arc::clone(&membership).follow());
         tasks.spawn(Arc::clone(&membership).keep());
         tasks.spawn(balance(Arc::clone(&router), replicas));
@@ -338,23 +343,40 @@ fn open_store(data: &Path) -> Result<(Wal, Snapshots), Error> {
     Ok((wal, snapshots))
 }
 
-/// Begins every group that holds nothing yet.
-async fn form(logs: &BTreeMap<ShardId, (Arc<RaftLog>, Vec<NodeId>)>, node: NodeId) -> Result<(), Error> {
-    for (log, voters) in logs.values() {
-        // One member of each group begins it; beginning it twice is harmless.
-        if voters.iter().min() == Some(&node) && !log.was_formed() {
-            log.initialize(&voters.iter().copied().collect()).await?;
+/// Begins every group that holds nothing yet: one member of each does, and doing it twice is harmless.
+/// The coordination shard goes first, on the lowest member, which knows that all have agreed; once it
+/// has committed anything, so do the others.
+async fn form(
+    logs: BTreeMap<ShardId, (Arc<RaftLog>, Vec<NodeId>)>,
+    node: NodeId,
+    formed: impl Future<Output = ()>,
+) -> Result<(), raft::Error> {
+    let mine =
+        logs.iter().filter(|(_, (log, voters))| voters.iter().min() == Some(&node) && !log.was_formed());
+    let mut formed = Some(formed);
+    for (shard, (log, voters)) in mine {
+        if *shard != ShardId::COORDINATION
+            && let Some(formed) = formed.take()
+        {
+            formed.await;
         }
+        log.initialize(&voters.iter().copied().collect()).await?;
     }
     Ok(())
 }
 
-/// The first committed entry proves that every member has agreed: from then on this node remembers
-/// all of them, and tells one that comes back with nothing that it may not.
+/// From then on this node remembers all members, and tells one that comes back with nothing that it
+/// may not.
 async fn know_formed(router: Arc<Router>, forming: Arc<Forming>) {
+    until_formed(router).await;
+    forming.set_formed();
+}
+
+/// The first committed entry proves that every member has agreed.
+async fn until_formed(router: Arc<Router>) {
     let Some(replica) = router.replica(ShardId::COORDINATION) else { return };
-    if replica.watch().wait_for(|status| status.applied.0 > 0).await.is_ok() {
-        forming.set_formed();
+    if replica.watch().wait_for(|status| status.applied.0 > 0).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -16,7 +16,6 @@ use lockstep_core::{Millis, Op, Refusal, Reply};
 
 use super::wire::{Said, What};
 use super::{Asked, Error, Router};
-use crate::replica::Told;
 
 /// How long a shard without a leader keeps a consumer from looking at the others.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -206,22 +205,21 @@ impl Router {
             return Err(Error::Draining);
         }
         let request = self.request(shard, asked);
-        let command = request.command(self, shard, Op::Queue(op));
-        let what = What::Take(queue.clone(), command);
         let patience = self.deadline(PATIENCE);
-        match self.ask_patiently(shard, what, patience, deadline).await {
-            Ok(Said::Taken(Some(Told { reply: Reply::Refused(refusal), .. }))) => Err(refusal.into()),
-            Ok(Said::Taken(Some(told))) => {
-                let taken: Vec<_> = delivered(&told.reply)
-                    .iter()
-                    .cloned()
-                    .zip(told.bodies)
-                    .map(|(delivered, body)| Message { shard, delivered, body })
-                    .collect();
-                Ok((!taken.is_empty()).then_some(taken))
+        loop {
+            let command = request.command(self, shard, Op::Queue(op.clone()));
+            let what = What::Take(queue.clone(), command);
+            let told = match self.ask_patiently(shard, what, patience, deadline).await {
+                Ok(Said::Taken(Some(told))) => told,
+                Ok(_) | Err(Error::NoLeader { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            match told.reply {
+                // This node knew too old a log time; by the answer it knows a newer one.
+                Reply::Refused(Refusal::TooLate) if self.clock.now() < deadline => {}
+                Reply::Refused(refusal) => return Err(refusal.into()),
+                reply => return Ok(taken(shard, &reply, told.bodies)),
             }
-            Ok(_) | Err(Error::NoLeader { .. }) => Ok(None),
-            Err(error) => Err(error),
         }
     }
 
@@ -275,4 +273,11 @@ impl Router {
         shards.rotate_left(by);
         shards
     }
+}
+
+/// The messages in a reply with their bodies, if there are any.
+fn taken(shard: ShardId, reply: &Reply, bodies: Vec<Bytes>) -> Option<Vec<Message>> {
+    let messages = delivered(reply).iter().cloned().zip(bodies);
+    let taken: Vec<_> = messages.map(|(delivered, body)| Message { shard, delivered, body }).collect();
+    (!taken.is_empty()).then_some(taken)
 }
