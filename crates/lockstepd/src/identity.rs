@@ -235,7 +235,11 @@ mod tests {
     fn a_log_without_an_identity_is_not_taken_for_an_empty_directory() {
         let temporary = tempfile::tempdir().unwrap();
         let directory = Directory::open(temporary.path()).unwrap();
-        std::fs::create_dir(temporary.path().join("wal")).unwrap();
+        let wal = temporary.path().join("wal");
+        std::fs::create_dir(&wal).unwrap();
+        std::fs::write(wal.join("0000000001.wal"), [0; 64]).unwrap();
+        assert!(matches!(directory.identity(), Ok(None)), "a log that was never written to");
+        std::fs::write(wal.join("0000000001.wal"), [7; 64]).unwrap();
         assert!(matches!(directory.identity(), Err(Error::Damaged { .. })));
     }
 }

@@ -129,7 +129,7 @@ async fn a_node_that_dies_is_reported_and_started_again() {
 fn a_taken_port_is_named_with_a_way_out() {
     let (directory, base_port) = (tempfile::tempdir().unwrap(), free_base_port());
     let _taken = TcpListener::bind(("127.0.0.1", base_port + 1)).unwrap();
-    let mut child = command(base_port, directory.path()).spawn().unwrap();
+    let mut child = command(base_port, directory.path()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(!child.wait().unwrap().success());
