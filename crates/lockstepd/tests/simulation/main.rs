@@ -14,8 +14,12 @@ mod history;
 mod net;
 mod workload;
 
+use std::time::Duration;
+
 /// Seeds in an ordinary run.
 const SEEDS: u64 = 200;
+/// Of real time for one seed, which takes half a second on an idle machine.
+const LONGEST: Duration = Duration::from_secs(120);
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
@@ -51,11 +55,18 @@ fn many_seeds_break_no_promise() {
     println!("{} seeds, {events} operations checked, {faults} faults", seeds.end - seeds.start);
 }
 
-/// Runs on a thread of its own: nothing that a run leaves in its thread reaches the next.
+/// Runs on a thread of its own: nothing that a run leaves in its thread reaches the next. A run in
+/// which simulated time stands still, because something asks again and again without a pause, fails.
 fn on_a_thread(seed: u64) -> cluster::Run {
-    std::thread::spawn(move || cluster::run(seed))
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let (done, ended) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let run = cluster::run(seed);
+        let _ = done.send(());
+        run
+    });
+    let late = Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+    assert!(ended.recv_timeout(LONGEST) != late, "seed {seed} did not end in {LONGEST:?}");
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[test]

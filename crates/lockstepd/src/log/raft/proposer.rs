@@ -22,6 +22,9 @@ pub(super) type Waiting = (Command, oneshot::Sender<Result<Applied, ProposeError
 
 /// While something has a deadline, log time is written down at least this often.
 const TICK_MAX: Duration = Duration::from_secs(1);
+/// After a refused entry, how long until another is tried although nobody asks for one: a leader that
+/// is handing over refuses for a while, and keeps saying that it leads.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 const PACK_COMMANDS: usize = 8_192;
 
 pub(super) struct Proposer {
@@ -31,6 +34,8 @@ pub(super) struct Proposer {
     status: watch::Receiver<Status>,
     waiting: mpsc::Receiver<Waiting>,
     pack_bytes: usize,
+    /// Whether the last entry was refused.
+    refused: bool,
 }
 
 impl Proposer {
@@ -43,7 +48,7 @@ impl Proposer {
         settings: &Settings,
     ) -> Self {
         let log_time = LogTime::new(clock);
-        Self { raft, state, log_time, status, waiting, pack_bytes: settings.pack_bytes }
+        Self { raft, state, log_time, status, waiting, pack_bytes: settings.pack_bytes, refused: false }
     }
 
     /// Runs until every sender has gone.
@@ -91,7 +96,9 @@ impl Proposer {
         }
         let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
         let pack = Pack { now: self.log_time.stamp(epoch, last, max_step), commands };
-        match self.raft.client_write(Payload(pack.encode())).await {
+        let written = self.raft.client_write(Payload(pack.encode())).await;
+        self.refused = written.is_err();
+        match written {
             Ok(done) => answer(callers, Index(done.log_id.index), done.data.0),
             Err(error) => fail(callers, &refused(error)),
         }
@@ -109,7 +116,8 @@ impl Proposer {
         let (due, last, max_step) =
             self.state.read(|shard| (shard.next_deadline(), shard.now(), shard.max_step()));
         let now = self.log_time.now(epoch, last, max_step);
-        due.map(|due| Duration::from_millis(due.since(now).0).min(TICK_MAX))
+        let least = if self.refused { REFUSED_PAUSE } else { Duration::ZERO };
+        due.map(|due| Duration::from_millis(due.since(now).0).clamp(least, TICK_MAX))
     }
 }
 
