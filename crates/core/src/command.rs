@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::guards::Guard;
 use crate::names::{
     Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, Ticket, Token,
 };
@@ -68,6 +69,8 @@ pub struct Command {
     /// [`crate::dedup::WINDOW`] past the log time at which it was made, so that a delayed duplicate
     /// can never run after its memo is gone.
     pub not_after: Millis,
+    /// The lock under which it is done, if any: checked where it lands, before `op` runs.
+    pub guard: Option<Guard>,
     /// What to do.
     pub op: Op,
 }
@@ -169,6 +172,14 @@ pub enum LockOp {
         /// The try whose caller is gone.
         attempt: Attempt,
     },
+    /// Asks what is known of a token, in the order of the log and after every due expiry. Changes
+    /// nothing.
+    Check {
+        /// The lock.
+        name: LockName,
+        /// The token in question.
+        token: Token,
+    },
 }
 
 /// A message to be pushed.
@@ -265,6 +276,8 @@ pub enum Reply {
     Released,
     /// The ticket is gone, or was not this attempt's.
     Cancelled,
+    /// To [`LockOp::Check`].
+    Checked(Standing),
     /// The messages are in the queue, in order.
     Pushed(Vec<MessageId>),
     /// The message taken, if there was one.
@@ -287,6 +300,21 @@ pub enum Reply {
     },
     /// Not done, and nothing changed.
     Refused(Refusal),
+}
+
+/// What the coordination shard knows of a lock's token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// The lock is held under it.
+    Held,
+    /// A permit of the lock is held under it.
+    HeldPermit,
+    /// The lock is held as permits, none of them under it.
+    OtherPermits,
+    /// It may have been handed out once; the lock is not held under it.
+    Over,
+    /// It was never handed out for this lock.
+    NeverIssued,
 }
 
 /// A held lock, as told to its holder.
@@ -359,6 +387,22 @@ pub enum Refusal {
     /// The lock's queue of waiters is full.
     #[error("too many waiters")]
     TooManyWaiters,
+    /// The guard's token is not the newest: the lock has been granted anew since, or (strict) is not
+    /// held under it any more.
+    #[error("fenced")]
+    Fenced {
+        /// The larger token that was seen here.
+        seen: Option<Token>,
+    },
+    /// Permits overlap, so only a strict guard means anything for them.
+    #[error("guard needs strict")]
+    GuardNeedsStrict,
+    /// The guard's token was never handed out for that lock.
+    #[error("unknown token")]
+    UnknownToken,
+    /// Nothing is remembered of so old a token: the node asks again with a proof.
+    #[error("guard unproven")]
+    GuardUnproven,
     /// Not the latest receipt of a message that still waits for one.
     #[error("stale receipt")]
     StaleReceipt,

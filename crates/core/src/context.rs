@@ -26,6 +26,11 @@ impl Counter {
         self.0
     }
 
+    /// The number returned last, or skipped to.
+    pub fn last(self) -> u64 {
+        self.0
+    }
+
     /// Skips `by` numbers, so that a history that forked here cannot hand out the same ones.
     pub fn raise_by(&mut self, by: u64) {
         self.0 = self.0.saturating_add(by);

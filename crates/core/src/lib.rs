@@ -9,6 +9,7 @@ pub mod command;
 pub mod context;
 pub mod deadlines;
 pub mod dedup;
+pub mod guards;
 pub mod locks;
 pub mod members;
 pub mod names;

@@ -23,7 +23,7 @@ pub struct QueueName(pub Arc<str>);
 pub struct MessageKey(pub Arc<str>);
 
 /// A fencing token: larger than that of every earlier grant of the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Token(pub u64);
 
 /// A waiter's place in a lock's queue.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Member, Mode, Refusal};
+use crate::command::{Member, Mode, Refusal, Standing};
 use crate::names::{LockName, Owner, QueueName, Ticket, Token};
 use crate::stamp::Millis;
 
@@ -16,6 +16,13 @@ pub enum Query {
     Lock {
         /// The lock.
         name: LockName,
+    },
+    /// What is known of a lock's token; what is due but not yet expired still counts as held.
+    Token {
+        /// The lock.
+        name: LockName,
+        /// The token in question.
+        token: Token,
     },
     /// Locks whose names start with `prefix`, in order, after `after`.
     Locks {
@@ -42,6 +49,8 @@ pub enum Query {
 pub enum Answer {
     /// To [`Query::Lock`]; `None` where nobody holds or waits.
     Lock(Option<LockView>),
+    /// To [`Query::Token`].
+    Token(Standing),
     /// To [`Query::Locks`].
     Locks(Vec<LockView>),
     /// To [`Query::Queue`]; zeros where the queue is unknown.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Command, Effect, LockOp, Op, Refusal, Reply, VERSION};
 use crate::context::{Context, Counter};
 use crate::dedup::{Known, Memos};
+use crate::guards::Marks;
 use crate::locks::Locks;
 use crate::members::Members;
 use crate::names::{MessageId, Origin, ShardId, Ticket};
@@ -46,6 +47,7 @@ pub struct Shard {
     members: Members,
     locks: Locks,
     queues: Queues,
+    marks: Marks,
 }
 
 /// Why a snapshot could not be read.
@@ -77,6 +79,7 @@ impl Shard {
             members: Members::default(),
             locks: Locks::new(settings.waiters_max),
             queues: Queues::new(limits),
+            marks: Marks::default(),
         }
     }
 
@@ -91,8 +94,11 @@ impl Shard {
                 Op::Queue(_) | Op::Member(_) => first,
             },
             Known::New => {
-                let reply = self.run(&command.op, &mut effects);
-                if !matches!(command.op, Op::Lock(LockOp::Cancel { .. })) {
+                let reply = match command.guard.as_ref().map(|guard| self.marks.check(guard)) {
+                    Some(Err(refusal)) => Reply::Refused(refusal),
+                    Some(Ok(())) | None => self.run(&command.op, &mut effects),
+                };
+                if is_remembered(&command.op, &reply) {
                     self.memos.remember(&command.request, &reply, now);
                 }
                 reply
@@ -149,6 +155,9 @@ impl Shard {
         let coordinates = self.id == ShardId::COORDINATION;
         match query {
             Query::Lock { name } if coordinates => Answer::Lock(self.locks.view(name, now)),
+            Query::Token { name, token } if coordinates => {
+                Answer::Token(self.locks.standing(name, *token, &self.counter))
+            }
             Query::Locks { prefix, after, limit } if coordinates => {
                 Answer::Locks(self.locks.list(prefix, after.as_deref(), *limit, now))
             }
@@ -221,6 +230,13 @@ impl Shard {
         self.locks.expire(&mut ctx);
         self.queues.expire(&mut ctx);
     }
+}
+
+/// A cancel and a check are harmless as often as they come; a guard without a proof comes again,
+/// under the same request key, with one.
+fn is_remembered(op: &Op, reply: &Reply) -> bool {
+    !matches!(op, Op::Lock(LockOp::Cancel { .. } | LockOp::Check { .. }))
+        && *reply != Reply::Refused(Refusal::GuardUnproven)
 }
 
 fn cancel_tickets(locks: &mut Locks, ctx: &mut Context<'_>, ended: Vec<Origin>) {

@@ -77,7 +77,7 @@ impl Run {
         let seq = self.log.len() as u64 + 1;
         let origin = Origin { node: NodeId(9), incarnation: Incarnation(1) };
         let request = RequestKey::Node { origin, seq, settled_below: seq };
-        let command = Command { request, not_after: Millis(self.now + 1_000), op };
+        let command = Command { request, not_after: Millis(self.now + 1_000), guard: None, op };
         let stamp = Stamp { index: Index(seq), epoch: Epoch(1), now: Millis(self.now) };
         let (reply, _) = self.shard.apply(stamp, &command);
         self.log.push((stamp, command));

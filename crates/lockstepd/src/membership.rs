@@ -87,7 +87,7 @@ impl Membership {
             return;
         }
         let op = Op::Member(MemberOp::Leave { origin: self.router.origin() });
-        let asked = Asked { id: None, timeout: Duration::from_secs(2) };
+        let asked = Asked::plain(Duration::from_secs(2));
         if let Err(error) = self.router.execute(ShardId::COORDINATION, op, &asked).await {
             tracing::info!(%error, "could not give the membership lease back; it ends by itself");
         }
@@ -98,7 +98,7 @@ impl Membership {
         let origin = self.router.origin();
         let op = Op::Member(MemberOp::Heartbeat { origin, url: self.url.as_str().into(), lease });
         let asked_at = self.clock.now();
-        let asked = Asked { id: None, timeout: self.lease / RENEWALS };
+        let asked = Asked::plain(self.lease / RENEWALS);
         if let Reply::Member { ring_epoch } = self.router.execute(ShardId::COORDINATION, op, &asked).await? {
             let until = asked_at + self.lease - self.lease / 100 - MARGIN;
             *self.until.lock().expect("nothing panics while it holds this") = until;

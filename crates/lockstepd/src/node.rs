@@ -312,6 +312,9 @@ async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, wal: Wal) {
             metrics.set("shard_leader", &of, shard.leader.map_or(0, |node| node.0));
         }
         metrics.set("ring_epoch", "", router.ring_epoch());
+        for (code, count) in router.guards_refused() {
+            metrics.set("guards_refused", code, count);
+        }
         metrics.set("wal_syncs", "", wal.syncs());
         tokio::time::sleep(BALANCE_EVERY).await;
     }

@@ -33,6 +33,12 @@ pub enum Code {
     ModeConflict,
     /// Too many already wait for this lock.
     TooManyWaiters,
+    /// A guard's lock has been granted anew, or is not held any more.
+    Fenced,
+    /// A guard of a permit must be strict.
+    GuardNeedsStrict,
+    /// A guard's token was never handed out.
+    UnknownToken,
     /// The receipt cannot be read.
     BadReceipt,
     /// The receipt is not the latest of a message that still awaits one.
@@ -63,7 +69,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -78,6 +84,9 @@ impl Code {
         Self::NotHeld,
         Self::ModeConflict,
         Self::TooManyWaiters,
+        Self::Fenced,
+        Self::GuardNeedsStrict,
+        Self::UnknownToken,
         Self::BadReceipt,
         Self::StaleReceipt,
         Self::QueueFull,
@@ -110,6 +119,9 @@ impl Code {
             Self::NotHeld => "not_held",
             Self::ModeConflict => "mode_conflict",
             Self::TooManyWaiters => "too_many_waiters",
+            Self::Fenced => "fenced",
+            Self::GuardNeedsStrict => "guard_needs_strict",
+            Self::UnknownToken => "unknown_token",
             Self::BadReceipt => "bad_receipt",
             Self::StaleReceipt => "stale_receipt",
             Self::QueueFull => "queue_full",

@@ -13,6 +13,21 @@ pub enum Mode {
     Shared,
 }
 
+/// The lock under which a write to a queue or the cache is done: refused with `fenced` where a newer
+/// token of that lock was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// The lock.
+    pub lock: String,
+    /// The fencing token of the hold.
+    pub token: u64,
+    /// Refused also if the lock is no longer held under that token when the write is ordered.
+    /// Permits need it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
+}
+
 /// `POST /lock/acquire`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

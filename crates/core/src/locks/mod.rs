@@ -98,6 +98,7 @@ impl Locks {
             LockOp::Release { name, owner, token } => self.release(ctx, name, owner, *token),
             LockOp::Renew { name, owner, token, ttl } => self.renew(ctx, name, owner, *token, *ttl),
             LockOp::Cancel { name, ticket, attempt } => self.cancel(ctx, name, *ticket, *attempt),
+            LockOp::Check { name, token } => Reply::Checked(self.standing(name, *token, ctx.counter)),
         }
     }
 

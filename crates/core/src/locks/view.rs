@@ -4,7 +4,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Hold, Lock, Locks, Waiter};
-use crate::names::LockName;
+use crate::command::Standing;
+use crate::context::Counter;
+use crate::names::{LockName, Token};
 use crate::query::{HolderView, LockView, WaiterView};
 use crate::stamp::Millis;
 
@@ -12,6 +14,20 @@ impl Locks {
     /// One lock, if anybody holds it.
     pub fn view(&self, name: &LockName, now: Millis) -> Option<LockView> {
         self.locks.get(name).map(|lock| lock.view(name, now))
+    }
+
+    /// What is known of a token of `name`. Free locks leave no trace: for them every number that was
+    /// handed out for anything may have been theirs.
+    pub fn standing(&self, name: &LockName, token: Token, counter: &Counter) -> Standing {
+        let holders = self.locks.get(name).map(|lock| lock.holders.as_slice()).unwrap_or_default();
+        let largest = holders.iter().map(|hold| hold.token.0).max().unwrap_or(counter.last());
+        if holders.iter().any(|hold| hold.token == token) {
+            Standing::Held
+        } else if token.0 > largest {
+            Standing::NeverIssued
+        } else {
+            Standing::Over
+        }
     }
 
     /// At most `limit` locks whose names start with `prefix`, after `after`.

@@ -49,7 +49,7 @@ impl Locks {
                     holder.until = now + holder.ttl;
                 }
             }
-            LockOp::Cancel { .. } => unreachable!("not part of this run"),
+            LockOp::Cancel { .. } | LockOp::Check { .. } => unreachable!("not part of this run"),
         }
     }
 

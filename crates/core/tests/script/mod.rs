@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use lockstep_core::command::{Attempt, Command, LockOp, MemberOp, Mode, NewMessage, Op, QueueOp, RequestKey};
+use lockstep_core::guards::{Guard, Proof};
 use lockstep_core::names::{
     Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, ShardId, Ticket,
     Token,
@@ -75,6 +76,17 @@ impl<'a> Words<'a> {
             node: NodeId(self.number("node", 1)),
             incarnation: Incarnation(self.number("incarnation", 1)),
         }
+    }
+
+    /// `guard=LOCK/TOKEN`, and `proof=held` or `proof=permit`.
+    fn guard(&self) -> Option<Guard> {
+        let (lock, token) = self.get("guard")?.split_once('/').expect("lock/token");
+        let proof = match self.get("proof") {
+            Some("held") => Proof::Held,
+            Some("permit") => Proof::HeldPermit,
+            _ => Proof::Issued,
+        };
+        Some(Guard { lock: LockName(lock.into()), token: Token(token.parse().unwrap()), proof })
     }
 
     fn receipt(&self) -> Receipt {
@@ -153,7 +165,7 @@ impl Runner {
             }
         };
         let not_after = words.millis("not_after", self.shard.now().0 + 60_000);
-        Command { request, not_after, op }
+        Command { request, not_after, guard: words.guard(), op }
     }
 }
 
@@ -185,6 +197,7 @@ fn op(verb: &str, words: &Words<'_>) -> Op {
         "cancel" => {
             Op::Lock(LockOp::Cancel { name: name(), ticket: Ticket(words.number("ticket", 0)), attempt })
         }
+        "check" => Op::Lock(LockOp::Check { name: name(), token: Token(words.number("token", 0)) }),
         "heartbeat" => Op::Member(MemberOp::Heartbeat {
             origin: words.origin(),
             url: words.get("url").unwrap_or("http://node").into(),
@@ -252,6 +265,7 @@ fn answer(reply: &Reply) -> String {
         Reply::Extended { visibility } => format!("extended by {}\n", visibility.0),
         Reply::Refused(refusal) => refused(refusal),
         Reply::Released => "released\n".into(),
+        Reply::Checked(standing) => format!("{standing:?}\n"),
         Reply::Cancelled => "cancelled\n".into(),
         Reply::Nacked => "returned\n".into(),
     }
@@ -261,6 +275,7 @@ fn refused(refusal: &Refusal) -> String {
     let details = match refusal {
         Refusal::Held { owner, left } => format!(" by {} left={}", owner.0, left.0),
         Refusal::StaleToken { current } => format!(" current={}", current.0),
+        Refusal::Fenced { seen: Some(seen) } => format!(" seen={}", seen.0),
         Refusal::FormerIncarnation { left } => format!(" left={}", left.0),
         _ => String::new(),
     };

@@ -81,5 +81,5 @@ pub(super) fn asked(gate: &Gate, id: Option<String>, fingerprint: u64) -> Result
         names::request_id(id)?;
     }
     let timeout = gate.api()?.limits.request_time;
-    Ok(Asked { id: id.map(|id| RequestId { id, fingerprint }), timeout })
+    Ok(Asked { id: id.map(|id| RequestId { id, fingerprint }), timeout, guard: None })
 }

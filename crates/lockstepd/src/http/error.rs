@@ -53,13 +53,13 @@ impl IntoResponse for Fault {
 
 fn status(code: Code) -> StatusCode {
     match code {
-        Code::BadRequest | Code::BadReceipt => StatusCode::BAD_REQUEST,
+        Code::BadRequest | Code::BadReceipt | Code::GuardNeedsStrict => StatusCode::BAD_REQUEST,
         Code::NotFound | Code::NotHeld | Code::Miss | Code::NoNamespace => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::RequestConflict => StatusCode::UNPROCESSABLE_ENTITY,
-        Code::VersionMismatch => StatusCode::PRECONDITION_FAILED,
+        Code::VersionMismatch | Code::Fenced | Code::UnknownToken => StatusCode::PRECONDITION_FAILED,
         Code::Held
         | Code::WaitTimeout
         | Code::LockLost
@@ -144,6 +144,22 @@ impl From<Refusal> for Fault {
             Refusal::TooManyWaiters => {
                 Self::new(Code::TooManyWaiters, "Too many already wait for this lock. Ask again after a pause.")
             }
+            Refusal::Fenced { seen } => Self::new(
+                Code::Fenced,
+                match seen {
+                    Some(_) => "A newer token of the guard's lock was seen here: the lock is lost. Stop the work that relies on it; nothing was done.",
+                    None => "The guard's lock is not held under this token any more. Stop the work that relies on it; nothing was done.",
+                },
+            )
+            .with("seen_token", seen.map(|token| token.0)),
+            Refusal::GuardNeedsStrict => Self::new(
+                Code::GuardNeedsStrict,
+                "Permits of one lock overlap, so their tokens fence nobody. Send the guard with \"strict\":true.",
+            ),
+            Refusal::UnknownToken => Self::new(
+                Code::UnknownToken,
+                "The guard's token was never handed out for its lock. Send the token that the grant showed.",
+            ),
             Refusal::StaleReceipt => Self::new(
                 Code::StaleReceipt,
                 "This receipt is not current: its time-out has passed, or the message is done. Nothing was changed.",
@@ -159,7 +175,7 @@ impl From<Refusal> for Fault {
                 Code::MemoFull,
                 "Too many request ids are remembered already, and nothing was done. Ask again after a pause.",
             ),
-            Refusal::TooLate | Refusal::Settled => Self::new(Code::OutcomeUnknown, UNKNOWN),
+            Refusal::TooLate | Refusal::Settled | Refusal::GuardUnproven => Self::new(Code::OutcomeUnknown, UNKNOWN),
             Refusal::FormerIncarnation { .. }
             | Refusal::IncarnationOver
             | Refusal::WrongShard

@@ -31,6 +31,8 @@ impl Limits {
 pub const NAME_BYTES_MAX: usize = 512;
 /// A `request_id`, in bytes.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Fencing tokens: JSON numbers are exact up to here.
+pub const TOKEN_MAX: u64 = (1 << 53) - 1;
 /// The longest lease and the longest visibility time-out: a day.
 pub const TTL_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// The longest wait for a lock or a message.

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use lockstep_client::wire;
 use lockstep_core::Millis;
+use lockstep_core::names::{LockName, Token};
 
 use super::error::Fault;
-use super::limits::{NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX};
+use super::limits::{NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, TOKEN_MAX};
+use crate::router::Claim;
 
 /// A name, owner, queue or key.
 pub(super) fn name(field: &str, text: &str) -> Result<Arc<str>, Fault> {
@@ -28,6 +31,17 @@ pub(super) fn request_id(text: &str) -> Result<(), Fault> {
         return Err(Fault::bad(format!("request_id must have 1 to {REQUEST_ID_BYTES_MAX} bytes.")));
     }
     Ok(())
+}
+
+/// The lock under which a request is done.
+#[expect(dead_code, reason = "for the routes of queues and cache; whoever calls it first removes this line")]
+pub(super) fn guard(guard: Option<wire::Guard>) -> Result<Option<Claim>, Fault> {
+    let claim = |guard: wire::Guard| {
+        let lock = LockName(name("guard.lock", &guard.lock)?);
+        let token = within("guard.token", guard.token, 1, TOKEN_MAX)?;
+        Ok(Claim { lock, token: Token(token.0), strict: guard.strict })
+    };
+    guard.map(claim).transpose()
 }
 
 /// A number within bounds.

@@ -153,7 +153,7 @@ pub(super) fn settings() -> Settings {
 
 pub(super) fn command(seq: u64, op: Op) -> Command {
     let request = RequestKey::Node { origin: origin(), seq, settled_below: seq };
-    Command { request, not_after: Millis(60_000), op }
+    Command { request, not_after: Millis(60_000), guard: None, op }
 }
 
 pub(super) fn acquire(seq: u64, name: &str, ttl: u64) -> Command {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use lockstep_core::command::RequestKey;
 use lockstep_core::dedup;
+use lockstep_core::guards::Guard;
 use lockstep_core::names::{NodeId, ShardId};
 use lockstep_core::{Command, Millis, Op, Shard};
 
@@ -44,12 +45,12 @@ enum Key {
 
 impl Request {
     /// The command that asks for `op` under this request's key.
-    pub(super) fn command(&self, router: &Router, shard: ShardId, op: Op) -> Command {
+    pub(super) fn command(&self, router: &Router, shard: ShardId, guard: Option<Guard>, op: Op) -> Command {
         let request = match &self.key {
             Key::Named(key) => key.clone(),
             Key::Node(entry) => entry.key(router.origin()),
         };
-        Command { request, not_after: router.log_now(shard).plus(dedup::WINDOW), op }
+        Command { request, not_after: router.log_now(shard).plus(dedup::WINDOW), guard, op }
     }
 }
 

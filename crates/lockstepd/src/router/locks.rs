@@ -75,7 +75,7 @@ impl Router {
         if answer.send(outcome).is_err()
             && let Some(ticket) = place
         {
-            let asked = Asked { id: None, timeout: GIVE_BACK };
+            let asked = Asked::plain(GIVE_BACK);
             if let Err(error) = self.lock(LockOp::Cancel { name, ticket, attempt }, &asked).await {
                 tracing::info!(%error, "could not give back the place of a caller that hung up");
             }

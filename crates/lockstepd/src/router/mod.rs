@@ -5,6 +5,7 @@
 
 mod attempt;
 mod cluster;
+mod guards;
 mod ledger;
 mod locks;
 mod queues;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use lockstep_core::guards::Guard;
 use lockstep_core::names::{Incarnation, NodeId, Origin, ShardId};
 use lockstep_core::query::{Answer, Query};
 use lockstep_core::{Op, Refusal, Reply};
@@ -25,6 +27,7 @@ use crate::peer::Peers;
 use crate::replica::{Replica, Told};
 
 pub use cluster::{Leader, MemberView, ShardView};
+pub use guards::Claim;
 pub use queues::Message;
 use wire::{Said, What};
 
@@ -35,6 +38,21 @@ pub struct Asked {
     pub id: Option<RequestId>,
     /// How long the caller is willing to wait for the outcome, waiting in queues not counted.
     pub timeout: Duration,
+    /// The lock under which it is done: refused where a newer token of it was seen.
+    pub guard: Option<Claim>,
+}
+
+impl Asked {
+    /// A request of this node's own, under no lock.
+    pub const fn plain(timeout: Duration) -> Self {
+        Self { id: None, timeout, guard: None }
+    }
+
+    /// The same request, to be done under a lock.
+    #[must_use]
+    pub fn guarded(self, guard: Option<Claim>) -> Self {
+        Self { guard, ..self }
+    }
 }
 
 /// A `request_id` as a client chose it.
@@ -82,6 +100,7 @@ pub struct Router {
     node: NodeId,
     incarnation: AtomicU64,
     attempts: AtomicU64,
+    guards: guards::Guards,
     turn: AtomicU64,
     draining: AtomicBool,
     placement: Placement,
@@ -101,6 +120,7 @@ impl Router {
             node: origin.node,
             incarnation: AtomicU64::new(origin.incarnation.0),
             attempts: AtomicU64::new(0),
+            guards: guards::Guards::default(),
             turn: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             ring: lockstep_core::ring::ShardRing::new(u32::try_from(queue_shards).unwrap_or(u32::MAX)),
@@ -169,8 +189,22 @@ impl Router {
         }
         let request = self.request(shard, asked);
         let deadline = self.deadline(asked.timeout);
+        self.guarded(asked.guard.as_ref(), asked.timeout, |guard| {
+            self.run_under(shard, &op, &request, deadline, guard)
+        })
+        .await
+    }
+
+    async fn run_under(
+        &self,
+        shard: ShardId,
+        op: &Op,
+        request: &attempt::Request,
+        deadline: Duration,
+        guard: Option<Guard>,
+    ) -> Result<Told, Error> {
         loop {
-            let command = request.command(self, shard, op.clone());
+            let command = request.command(self, shard, guard.clone(), op.clone());
             match self.ask(shard, What::Execute(command), deadline).await? {
                 Said::Executed(Told { reply: Reply::Refused(Refusal::TooLate), .. })
                     if self.clock.now() < deadline => {}

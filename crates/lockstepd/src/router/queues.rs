@@ -10,10 +10,12 @@ use bytes::Bytes;
 use futures::future::{join_all, select_all};
 use lockstep_core::command::{Delivered, NewMessage, QueueOp};
 use lockstep_core::dedup::delivered;
+use lockstep_core::guards::Guard;
 use lockstep_core::names::{MessageId, QueueName, Receipt, ShardId};
 use lockstep_core::query::{Answer, Query, QueueView};
 use lockstep_core::{Millis, Op, Refusal, Reply};
 
+use super::attempt::Request;
 use super::wire::{Said, What};
 use super::{Asked, Error, Router};
 
@@ -205,9 +207,24 @@ impl Router {
             return Err(Error::Draining);
         }
         let request = self.request(shard, asked);
+        self.guarded(asked.guard.as_ref(), asked.timeout, |guard| {
+            self.take_under(shard, queue, &op, &request, deadline, guard)
+        })
+        .await
+    }
+
+    async fn take_under(
+        &self,
+        shard: ShardId,
+        queue: &QueueName,
+        op: &QueueOp,
+        request: &Request,
+        deadline: Duration,
+        guard: Option<Guard>,
+    ) -> Result<Option<Vec<Message>>, Error> {
         let patience = self.deadline(PATIENCE);
         loop {
-            let command = request.command(self, shard, Op::Queue(op.clone()));
+            let command = request.command(self, shard, guard.clone(), Op::Queue(op.clone()));
             let what = What::Take(queue.clone(), command);
             let told = match self.ask_patiently(shard, what, patience, deadline).await {
                 Ok(Said::Taken(Some(told))) => told,

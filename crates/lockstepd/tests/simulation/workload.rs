@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::history::{History, What};
 
-const ASKED: Asked = Asked { id: None, timeout: Duration::from_secs(3) };
+const ASKED: Asked = Asked::plain(Duration::from_secs(3));
 
 /// One node's clients; each boot of the node has others.
 pub struct Clients {
