@@ -102,6 +102,11 @@ impl Code {
         Self::OutcomeUnknown,
     ];
 
+    /// The code that stands in `error.code`; nothing if it is of a later version.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
     /// As it stands in `error.code`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,0 +1,122 @@
+//! Queues: push, receive, acknowledge; and [`Worker`], which does the latter two for a handler.
+//!
+//! A message is delivered until it is acknowledged, so a handler may see one twice: after a crash,
+//! or when it took longer than its visibility time-out. What it does must bear that.
+
+mod delivery;
+mod push;
+mod worker;
+
+use std::time::Duration;
+
+pub use delivery::Delivery;
+pub use push::Message;
+pub use worker::{Summary, Worker};
+
+use crate::client::Client;
+use crate::clock;
+use crate::error::Error;
+use crate::lock::form;
+use crate::nodes::Toward;
+use crate::wire;
+
+/// One queue. Cheap to clone.
+#[derive(Clone)]
+pub struct Queue {
+    client: Client,
+    name: String,
+}
+
+/// A receive that is about to be sent.
+#[derive(Clone)]
+pub struct Receive {
+    queue: Queue,
+    max: u32,
+    visibility: Duration,
+    wait: Duration,
+}
+
+impl Client {
+    /// The queue `name` (1 to 512 bytes). It comes into being with its first message.
+    pub fn queue(&self, name: impl Into<String>) -> Queue {
+        Queue { client: self.clone(), name: name.into() }
+    }
+
+    /// The names of all queues that hold messages, in order.
+    pub async fn queues(&self) -> Result<Vec<String>, Error> {
+        let found: wire::Queues = self.fetch("/queue/list".into(), Toward::Any).await?;
+        Ok(found.queues)
+    }
+}
+
+impl Queue {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes one message for good, waiting up to `wait` (a minute at most). Nothing: the queue
+    /// proved empty. Whoever dies with the message has lost it: [`Queue::receive`] is safe from that.
+    pub async fn pop(&self, wait: Duration) -> Result<Option<wire::Message>, Error> {
+        let request_id = Some(self.client.request_id());
+        let body = wire::Pop { queue: self.name.clone(), wait_ms: clock::millis(wait), request_id };
+        let popped: wire::Popped = self.client.send("/queue/pop", &body, Toward::Any, wait).await?;
+        Ok(popped.message)
+    }
+
+    /// Receives messages that come back unless they are acknowledged: say how many and for how
+    /// long, then [`Receive::fetch`].
+    pub fn receive(&self) -> Receive {
+        Receive { queue: self.clone(), max: 1, visibility: Duration::from_secs(30), wait: Duration::ZERO }
+    }
+
+    /// A worker that handles up to `concurrency` messages at once.
+    pub fn worker(&self, concurrency: usize) -> Worker {
+        Worker::new(self.clone(), concurrency)
+    }
+
+    /// How much there is in it.
+    pub async fn stats(&self) -> Result<wire::Stats, Error> {
+        let query = form(&[("queue", &self.name)]);
+        self.client.fetch(format!("/queue/stats?{query}"), Toward::Any).await
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Receive {
+    /// At most so many messages, 1 to 1000; one unless said.
+    #[must_use]
+    pub fn max(self, max: u32) -> Self {
+        Self { max, ..self }
+    }
+
+    /// How long they stay hidden from others, 30 seconds unless said.
+    #[must_use]
+    pub fn visibility(self, visibility: Duration) -> Self {
+        Self { visibility, ..self }
+    }
+
+    /// How long to wait for the first, a minute at most; not at all unless said.
+    #[must_use]
+    pub fn wait(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// Receives. An empty list means that the queue proved empty. A dropped future may leave
+    /// messages hidden until their visibility time-out ends.
+    pub async fn fetch(self) -> Result<Vec<Delivery>, Error> {
+        let client = &self.queue.client;
+        let body = wire::Receive {
+            queue: self.queue.name.clone(),
+            max: self.max,
+            visibility_ms: clock::millis(self.visibility),
+            wait_ms: clock::millis(self.wait),
+            request_id: Some(client.request_id()),
+        };
+        let received: wire::Received = client.send("/queue/receive", &body, Toward::Any, self.wait).await?;
+        received.messages.into_iter().map(|message| Delivery::new(client, message)).collect()
+    }
+}

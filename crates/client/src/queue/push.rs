@@ -1,0 +1,104 @@
+//! Pushing: one message, or a batch whose items succeed or fail one by one.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Queue;
+use crate::backoff::Backoff;
+use crate::clock;
+use crate::error::Error;
+use crate::nodes::Toward;
+use crate::wire::{Code, NewMessage, OneResult, Push, Pushed, Results};
+
+/// A message to be pushed.
+#[derive(Clone, Debug)]
+pub struct Message(NewMessage);
+
+impl Message {
+    /// A message with this payload, as JSON. Errors: [`Error::Invalid`] if it has no JSON form.
+    pub fn new(payload: &(impl Serialize + ?Sized)) -> Result<Self, Error> {
+        let payload = serde_json::value::to_raw_value(payload);
+        let payload = payload.map_err(|error| Error::Invalid(format!("payload: {error}")))?;
+        Ok(Self(NewMessage { payload, key: None, delay_ms: 0 }))
+    }
+
+    /// Delivered after all earlier messages of this key, one at a time.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.0.key = Some(key.into());
+        self
+    }
+
+    /// Not delivered before so much time has passed.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.0.delay_ms = clock::millis(delay);
+        self
+    }
+}
+
+impl Queue {
+    /// Pushes one message: when this returns, it is on the disks of a majority. Errors:
+    /// `payload_too_large`, `queue_full`; after [`Error::OutcomeUnknown`] it may be there.
+    pub async fn push(&self, message: Message) -> Result<Pushed, Error> {
+        let Message(NewMessage { payload, key, delay_ms, .. }) = message;
+        let body = Push {
+            payload: Some(payload),
+            key,
+            delay_ms: (delay_ms > 0).then_some(delay_ms),
+            ..self.nothing_to_push()
+        };
+        self.client().send("/queue/push", &body, Toward::Any, Duration::ZERO).await
+    }
+
+    /// Pushes up to 1000 messages in one request; one result for each, in order. Items that could
+    /// not be pushed for a passing reason are tried again until the time-out.
+    pub async fn push_batch(&self, messages: Vec<Message>) -> Result<Vec<Result<Pushed, Error>>, Error> {
+        let messages = messages.into_iter().map(|Message(message)| message).collect();
+        // The same bytes each time: what is there already answers with its first id.
+        let body = Push { messages: Some(messages), ..self.nothing_to_push() };
+        let end = clock::now() + self.client().patience().total;
+        let mut backoff = Backoff::default();
+        loop {
+            let Results { results } =
+                self.client().send("/queue/push", &body, Toward::Any, Duration::ZERO).await?;
+            let results: Vec<_> = results.into_iter().map(one).collect();
+            let pause = backoff.pause();
+            let passing = results.iter().any(|result| result.as_ref().is_err_and(may_pass));
+            if !passing || clock::now() + pause >= end {
+                return Ok(results);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn nothing_to_push(&self) -> Push {
+        Push {
+            queue: Some(self.name().to_owned()),
+            payload: None,
+            key: None,
+            delay_ms: None,
+            messages: None,
+            request_id: Some(self.client().request_id()),
+        }
+    }
+}
+
+fn one<T>(result: OneResult<T>) -> Result<T, Error> {
+    match result {
+        OneResult::Done(done) => Ok(done),
+        OneResult::Failed(failure) if Code::parse(&failure.error.code) == Some(Code::OutcomeUnknown) => {
+            Err(Error::OutcomeUnknown { why: failure.error.message })
+        }
+        OneResult::Failed(failure) => Err(Error::refused(200, failure.error)),
+    }
+}
+
+fn may_pass(error: &Error) -> bool {
+    matches!(error, Error::OutcomeUnknown { .. })
+        || matches!(
+            error.code(),
+            Some(Code::NoLeader | Code::Overloaded | Code::MemoFull | Code::Draining | Code::Forming)
+        )
+}
