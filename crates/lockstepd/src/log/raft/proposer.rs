@@ -95,7 +95,8 @@ impl Proposer {
             return fail(callers, &ProposeError::NotLeader { hint });
         }
         let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
-        let pack = Pack { now: self.log_time.stamp(epoch, last, max_step), commands };
+        let now = self.log_time.stamp(epoch, last, max_step);
+        let pack = Pack { now, settings: self.state.settings_due(), commands };
         let written = self.raft.client_write(Payload(pack.encode())).await;
         self.refused = written.is_err();
         match written {
@@ -117,7 +118,9 @@ impl Proposer {
             self.state.read(|shard| (shard.next_deadline(), shard.now(), shard.max_step()));
         let now = self.log_time.now(epoch, last, max_step);
         let least = if self.refused { REFUSED_PAUSE } else { Duration::ZERO };
-        due.map(|due| Duration::from_millis(due.since(now).0).clamp(least, TICK_MAX))
+        // An entry moves log time by one step at most: rarer ticks would make it lag behind.
+        let most = TICK_MAX.min(Duration::from_millis(max_step.0 / 2)).max(least);
+        due.map(|due| Duration::from_millis(due.since(now).0).clamp(least, most))
     }
 }
 
