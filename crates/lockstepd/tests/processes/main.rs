@@ -13,5 +13,6 @@ mod load;
 mod partitions;
 mod pauses;
 mod refusals;
+mod retries;
 mod seven_lines;
 mod the_kit;
