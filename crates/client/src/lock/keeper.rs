@@ -105,21 +105,19 @@ async fn finish(client: &Client, hold: &Hold, order: Option<Release>) {
     let Acquired { name, owner, token, .. } = hold.acquired();
     let lost = hold.is_lost().filter(|lost| *lost != Lost::Released);
     hold.lose(Lost::Released);
-    let Some(answer) = order else {
-        if !matches!(lost, Some(Lost::Refused(_))) {
-            give_back(client, name, owner, Some(*token)).await;
+    let may_stand = match (lost, order) {
+        (None, Some(answer)) => {
+            let _ = answer.send(release(client, name, owner, Some(*token), client.patience()).await);
+            return;
         }
-        return;
-    };
-    let outcome = match lost {
-        Some(lost) => {
-            // It may still stand at the cluster, for a moment; nobody works under it any more.
-            if lost == Lost::Expired {
-                give_back(client, name, owner, Some(*token)).await;
-            }
-            Err(lost.into())
+        (Some(lost), Some(answer)) => {
+            let _ = answer.send(Err(lost.clone().into()));
+            lost == Lost::Expired
         }
-        None => release(client, name, owner, Some(*token), client.patience()).await,
+        (lost, None) => lost.is_none_or(|lost| lost == Lost::Expired),
     };
-    let _ = answer.send(outcome);
+    if may_stand {
+        // It may still stand at the cluster, for a moment; nobody works under it any more.
+        give_back(client, name, owner, Some(*token)).await;
+    }
 }

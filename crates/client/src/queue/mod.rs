@@ -70,6 +70,17 @@ impl Queue {
         Receive { queue: self.clone(), max: 1, visibility: Duration::from_secs(30), wait: Duration::ZERO }
     }
 
+    /// Acknowledges up to 1000 deliveries in one request; one result for each, in order.
+    pub async fn ack(&self, deliveries: &[Delivery]) -> Result<Vec<Result<(), Error>>, Error> {
+        let body = wire::Ack {
+            receipt: None,
+            receipts: Some(deliveries.iter().map(|delivery| delivery.receipt().to_owned()).collect()),
+            request_id: Some(self.client.request_id()),
+        };
+        let acked: wire::Results<wire::Acked> = push::send_batch(&self.client, "/queue/ack", &body).await?;
+        Ok(acked.results.into_iter().map(|result| push::one(result).map(drop)).collect())
+    }
+
     /// A worker that handles up to `concurrency` messages at once.
     pub fn worker(&self, concurrency: usize) -> Worker {
         Worker::new(self.clone(), concurrency)

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Queue;
 use crate::backoff::Backoff;
+use crate::client::Client;
 use crate::clock;
 use crate::error::Error;
 use crate::nodes::Toward;
-use crate::wire::{Code, NewMessage, OneResult, Push, Pushed, Results};
+use crate::wire::{Code, Fault, NewMessage, OneResult, Push, Pushed, Results};
 
 /// A message to be pushed.
 #[derive(Clone, Debug)]
@@ -56,21 +58,9 @@ impl Queue {
     /// not be pushed for a passing reason are tried again until the time-out.
     pub async fn push_batch(&self, messages: Vec<Message>) -> Result<Vec<Result<Pushed, Error>>, Error> {
         let messages = messages.into_iter().map(|Message(message)| message).collect();
-        // The same bytes each time: what is there already answers with its first id.
         let body = Push { messages: Some(messages), ..self.nothing_to_push() };
-        let end = clock::now() + self.client().patience().total;
-        let mut backoff = Backoff::default();
-        loop {
-            let Results { results } =
-                self.client().send("/queue/push", &body, Toward::Any, Duration::ZERO).await?;
-            let results: Vec<_> = results.into_iter().map(one).collect();
-            let pause = backoff.pause();
-            let passing = results.iter().any(|result| result.as_ref().is_err_and(may_pass));
-            if !passing || clock::now() + pause >= end {
-                return Ok(results);
-            }
-            tokio::time::sleep(pause).await;
-        }
+        let pushed: Results<Pushed> = send_batch(self.client(), "/queue/push", &body).await?;
+        Ok(pushed.results.into_iter().map(one).collect())
     }
 
     fn nothing_to_push(&self) -> Push {
@@ -85,7 +75,31 @@ impl Queue {
     }
 }
 
-fn one<T>(result: OneResult<T>) -> Result<T, Error> {
+/// Sends a batch until no item of it has failed for a reason that passes, or the time is over. The
+/// same bytes each time: what is done already answers as it did first.
+pub(super) async fn send_batch<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<Results<T>, Error> {
+    let end = clock::now() + client.patience().total;
+    let mut backoff = Backoff::default();
+    loop {
+        let batch: Results<T> = client.send(path, body, Toward::Any, Duration::ZERO).await?;
+        let pause = backoff.pause();
+        let passing = batch
+            .results
+            .iter()
+            .any(|result| matches!(result, OneResult::Failed(failure) if may_pass(&failure.error)));
+        if !passing || clock::now() + pause >= end {
+            return Ok(batch);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// One item's reply, or its error.
+pub(super) fn one<T>(result: OneResult<T>) -> Result<T, Error> {
     match result {
         OneResult::Done(done) => Ok(done),
         OneResult::Failed(failure) if Code::parse(&failure.error.code) == Some(Code::OutcomeUnknown) => {
@@ -95,10 +109,16 @@ fn one<T>(result: OneResult<T>) -> Result<T, Error> {
     }
 }
 
-fn may_pass(error: &Error) -> bool {
-    matches!(error, Error::OutcomeUnknown { .. })
-        || matches!(
-            error.code(),
-            Some(Code::NoLeader | Code::Overloaded | Code::MemoFull | Code::Draining | Code::Forming)
+fn may_pass(fault: &Fault) -> bool {
+    matches!(
+        Code::parse(&fault.code),
+        Some(
+            Code::OutcomeUnknown
+                | Code::NoLeader
+                | Code::Overloaded
+                | Code::MemoFull
+                | Code::Draining
+                | Code::Forming
         )
+    )
 }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod dev;
+mod exec;
 mod http1;
 mod remote;
 mod serve;
@@ -25,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   lockstep dev                                     a cluster of three nodes on this machine
   lockstep lock acquire resA --owner worker-1      take a lock, print its fencing token
+  lockstep lock run nightly -- ./backup.sh         run a program while holding a lock
   lockstep queue push hello --key user:123         push a message, ordered after others of its key
   lockstep queue pop                               take one
   lockstep cache set k1 v1 && lockstep cache get k1
@@ -46,6 +48,9 @@ enum Command {
     Cache(remote::Remote<remote::cache::Command>),
     /// Who leads, and who is there
     Cluster(remote::Remote<remote::cluster::Command>),
+    /// Become another program that dies with the process that started it
+    #[command(hide = true)]
+    Exec(exec::Args),
 }
 
 /// Why a command failed: what people read on stderr, and what scripts read from the exit code.
@@ -59,6 +64,11 @@ impl Failure {
     /// The command was understood and did not work out: exit code 1.
     fn new(message: impl std::fmt::Display) -> Self {
         Self { code: 1, message: message.to_string() }
+    }
+
+    /// A program that was run has said itself what went wrong: its exit code is ours.
+    fn silent(code: u8) -> Self {
+        Self { code, message: String::new() }
     }
 
     /// The command makes no sense as written: exit code 2, like every mistake that clap finds.
@@ -77,11 +87,14 @@ pub fn main() -> ExitCode {
         Command::Queue(args) => args.run(),
         Command::Cache(args) => args.run(),
         Command::Cluster(args) => args.run(),
+        Command::Exec(args) => exec::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, message }) => {
-            eprintln!("lockstep: {message}");
+            if !message.is_empty() {
+                eprintln!("lockstep: {message}");
+            }
             ExitCode::from(code)
         }
     }

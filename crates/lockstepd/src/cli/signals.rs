@@ -20,11 +20,11 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal to stop.
-    pub(super) async fn next(&mut self) {
+    /// Waits for the next signal to stop, and says which.
+    pub(super) async fn next(&mut self) -> rustix::process::Signal {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => rustix::process::Signal::TERM,
+            _ = self.interrupt.recv() => rustix::process::Signal::INT,
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn run(plan: &Plan, colours: bool) -> Result<(), Failure> {
     }
     let announcing = tokio::spawn(announce(plan.nodes.iter().map(Node::url).collect()));
     let mut outcome = tokio::select! {
-        () = signals.next() => Ok(()),
+        _ = signals.next() => Ok(()),
         Some(ended) = nodes.join_next() => ended.map_err(Failure::new).flatten(),
     };
     announcing.abort();
@@ -49,7 +49,7 @@ pub(super) async fn run(plan: &Plan, colours: bool) -> Result<(), Failure> {
                 None => return outcome,
             },
             // Dropping the set drops the processes, and they die with their handles.
-            () = signals.next() => return Err(Failure::new("stopped at once by a second signal")),
+            _ = signals.next() => return Err(Failure::new("stopped at once by a second signal")),
         }
     }
 }

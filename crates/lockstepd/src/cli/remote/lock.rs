@@ -1,8 +1,9 @@
 //! `lockstep lock …`
 
+use lockstep_client::Client;
 use serde_json::{Value, json};
 
-use super::{Ask, Request, list, plain, table};
+use super::{Ask, Request, list, one_request, plain, run, table};
 use crate::cli::Failure;
 
 /// Operations on locks.
@@ -54,6 +55,9 @@ pub(in crate::cli) enum Command {
         #[arg(long)]
         request_id: Option<String>,
     },
+    /// Run a program while holding a lock; stop it if the lock is lost
+    #[command(after_help = run::EXIT_CODES)]
+    Run(run::Args),
     /// Who holds a lock, and who waits for it
     Get { name: String },
     /// The locks that are held or waited for
@@ -74,9 +78,17 @@ const EXAMPLES: &str = "\
 Examples:
   lockstep lock acquire resA --owner worker-1 --ttl-ms 10000 --wait-ms 5000
   lockstep lock release resA --owner worker-1 --token 41
+  lockstep lock run nightly --ttl-ms 10000 -- ./backup.sh
   lockstep lock list --prefix res --json";
 
 impl Ask for Command {
+    async fn run(&self, client: &Client, json: bool) -> Result<(), Failure> {
+        match self {
+            Self::Run(args) => run::run(client, args).await,
+            command => one_request(command, client, json).await,
+        }
+    }
+
     fn request(&self) -> Result<Request, Failure> {
         Ok(match self {
             Self::Acquire { name, owner, mode, ttl_ms, wait_ms, request_id } => Request::post(
@@ -92,6 +104,7 @@ impl Ask for Command {
                 "/lock/renew",
                 json!({"name": name, "owner": owner, "token": token, "ttl_ms": ttl_ms, "request_id": request_id}),
             ),
+            Self::Run(_) => return Err(Failure::new("more than one request")),
             Self::Get { name } => Request::get("/lock/get", &[("name", Some(name.clone()))]),
             Self::List { prefix, limit, after } => Request::get(
                 "/lock/list",
@@ -109,6 +122,7 @@ impl Ask for Command {
             Self::Acquire { .. } | Self::Renew { .. } => {
                 format!("token {}, {} ms left", answer["token"], answer["expires_in_ms"])
             }
+            Self::Run(_) => String::new(),
             Self::Release { .. } => "released".to_owned(),
             Self::Get { .. } => people(std::iter::once(answer)),
             Self::List { .. } => people(list(answer, "locks")),

@@ -7,17 +7,21 @@ pub(super) mod cluster;
 pub(super) mod lock;
 pub(super) mod queue;
 
+mod follow;
+mod push;
+mod run;
+
 use std::time::Duration;
 
+use lockstep_client::{Client, Error, Reply};
 use serde_json::Value;
 
-use super::http1::{Address, Connection};
 use super::{Failure, runtime};
 
 /// Where to ask and how to print, for every such command.
 #[derive(clap::Args)]
 pub(super) struct Remote<C: clap::Subcommand> {
-    /// Nodes to ask, separated by commas; the first that can be reached is asked
+    /// Nodes to ask, separated by commas: one after another until one has answered
     #[arg(
         long,
         global = true,
@@ -30,12 +34,23 @@ pub(super) struct Remote<C: clap::Subcommand> {
     /// Print the answer as the JSON that the node sent
     #[arg(long, global = true)]
     json: bool,
+    /// How long to try, beyond what the command itself waits for
+    #[arg(long, global = true, default_value_t = 10_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=45_000))]
+    timeout_ms: u64,
     #[command(subcommand)]
     command: C,
 }
 
 /// What one command asks, and how its answer reads.
 pub(super) trait Ask {
+    /// Does what the command is for: unless it says otherwise, one request.
+    async fn run(&self, client: &Client, json: bool) -> Result<(), Failure>
+    where
+        Self: Sized,
+    {
+        one_request(self, client, json).await
+    }
+
     /// The request. Errors are mistakes in what was written.
     fn request(&self) -> Result<Request, Failure>;
 
@@ -50,57 +65,51 @@ pub(super) enum Request {
     Post(&'static str, Value),
 }
 
-/// A node that says nothing for this long, beyond what it was asked to wait, will not answer.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 impl<C: clap::Subcommand + Ask> Remote<C> {
     /// Asks and prints.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let request = self.command.request()?;
-        let (status, text) = runtime()?.block_on(send(&self.url, &request))?;
-        let success = (200..300).contains(&status);
-        if self.json {
-            println!("{text}");
-            return if success { Ok(()) } else { Err(Failure::new(format_args!("HTTP {status}"))) };
-        }
-        let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        if !success {
-            return Err(refused(status, &answer, &text));
-        }
-        let shown = self.command.show(&answer)?;
-        if !shown.is_empty() {
-            println!("{shown}");
-        }
-        Ok(())
+        let timeout = Duration::from_millis(self.timeout_ms);
+        let client = Client::builder(self.url).timeout(timeout).build();
+        let client = client.map_err(|error| Failure::usage(format_args!("--url: {error}")))?;
+        runtime()?.block_on(self.command.run(&client, self.json))
     }
 }
 
-/// Only connecting is tried at several nodes: a request that was sent may have been done.
-async fn send(urls: &[String], request: &Request) -> Result<(u16, String), Failure> {
-    let mut refusals = Vec::new();
-    for url in urls {
-        let address = Address::parse(url).map_err(|error| Failure::usage(format_args!("--url: {error}")))?;
-        let mut connection = match Connection::open(&address).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                refusals.push(format!("{url}: {error}"));
-                continue;
-            }
-        };
-        let bytes = match request {
-            Request::Get(target) => address.get(target),
-            Request::Post(target, body) => address.post(target, &body.to_string()),
-        };
-        let lost = |why: String| Failure::new(format_args!("{url}: {why}; it may have been done"));
-        let exchange = tokio::time::timeout(request.patience(), connection.request(&bytes)).await;
-        let answer =
-            exchange.map_err(|_| lost("no answer".into()))?.map_err(|error| lost(error.to_string()))?;
-        return Ok((answer.status, String::from_utf8_lossy(answer.body).into_owned()));
+async fn one_request(command: &impl Ask, client: &Client, json: bool) -> Result<(), Failure> {
+    let reply = send(client, command.request()?).await.map_err(unanswered)?;
+    let success = (200..300).contains(&reply.status);
+    let text = String::from_utf8_lossy(&reply.body);
+    if json {
+        println!("{text}");
+        return if success { Ok(()) } else { Err(Failure::new(format_args!("HTTP {}", reply.status))) };
     }
-    Err(Failure::new(format_args!(
-        "{}; is the cluster running? --url or LOCKSTEP_URL says where to ask",
-        refusals.join("; ")
-    )))
+    let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+    if !success {
+        return Err(refused(reply.status, &answer, &text));
+    }
+    let shown = command.show(&answer)?;
+    if !shown.is_empty() {
+        println!("{shown}");
+    }
+    Ok(())
+}
+
+async fn send(client: &Client, request: Request) -> Result<Reply, Error> {
+    match request {
+        Request::Get(target) => client.get(&target).await,
+        Request::Post(path, body) => client.post(path, body).await,
+    }
+}
+
+/// An error of the client, for people.
+fn unanswered(error: Error) -> Failure {
+    match error {
+        Error::Unreachable { why } => Failure::new(format_args!(
+            "{why}; is the cluster running? --url or LOCKSTEP_URL says where to ask"
+        )),
+        Error::Invalid(_) => Failure::usage(error),
+        error => Failure::new(error),
+    }
 }
 
 impl Request {
@@ -130,14 +139,6 @@ impl Request {
             body[name] = value;
         }
         self
-    }
-
-    fn patience(&self) -> Duration {
-        let wait = match self {
-            Self::Post(_, body) => body["wait_ms"].as_u64(),
-            Self::Get(target) => target.split_once("wait_ms=").and_then(|(_, wait)| wait.parse().ok()),
-        };
-        PATIENCE + Duration::from_millis(wait.unwrap_or_default())
     }
 }
 
@@ -198,9 +199,8 @@ mod tests {
     }
 
     #[test]
-    fn a_body_holds_no_nulls_and_waiting_adds_to_the_patience() {
+    fn a_body_holds_no_nulls() {
         let request = Request::post("/lock/acquire", json!({"name": "a", "token": null, "wait_ms": 60_000}));
-        assert_eq!(request.patience(), PATIENCE + Duration::from_secs(60));
         let Request::Post(_, body) = request else { panic!("a POST") };
         assert_eq!(body, json!({"name": "a", "wait_ms": 60_000}));
     }

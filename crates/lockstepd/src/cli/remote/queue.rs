@@ -1,18 +1,33 @@
 //! `lockstep queue …`
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use lockstep_client::Client;
 use serde_json::{Value, json};
 
-use super::{Ask, Request, list, plain, table, value};
+use super::{Ask, Request, follow, list, one_request, plain, push, table, value};
 use crate::cli::Failure;
 
 /// Operations on queues.
 #[derive(clap::Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) enum Command {
-    /// Push a message, and print its id
+    /// Push a message, and print its id; or one message a line, and print how many
     Push {
         /// JSON, or plain text; `-` reads the standard input
-        payload: String,
+        #[arg(required_unless_present = "lines", conflicts_with = "lines")]
+        payload: Option<String>,
+        /// One message a line of this file; `-` reads the standard input
+        #[arg(long, value_name = "FILE")]
+        lines: Option<PathBuf>,
+        /// Messages in one request
+        #[arg(long, default_value_t = 100, value_name = "N", requires = "lines", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        batch: u16,
+        /// Leave out so many lines
+        #[arg(long, default_value_t = 0, value_name = "N", requires = "lines")]
+        skip: u64,
         /// Delivers it after earlier messages of this key
         #[arg(long)]
         key: Option<String>,
@@ -22,7 +37,7 @@ pub(in crate::cli) enum Command {
         #[arg(long)]
         delay_ms: Option<u64>,
         /// Makes asking again harmless
-        #[arg(long)]
+        #[arg(long, conflicts_with = "lines")]
         request_id: Option<String>,
     },
     /// Take one message for good, and print its payload; fails if there is none
@@ -46,6 +61,11 @@ pub(in crate::cli) enum Command {
         /// How long to wait for one
         #[arg(long)]
         wait_ms: Option<u64>,
+    },
+    /// Print messages as they come, and acknowledge what was printed
+    Follow {
+        #[arg(long)]
+        queue: Option<String>,
     },
     /// Done: remove received messages
     Ack {
@@ -74,22 +94,37 @@ pub(in crate::cli) enum Command {
 const EXAMPLES: &str = "\
 Examples:
   lockstep queue push '{\"user\":123}' --key user:123
+  lockstep queue push --queue mail --lines mails.jsonl
+  lockstep queue follow --queue mail --json | jq .payload
   lockstep queue receive --max 10 --visibility-ms 60000
   lockstep queue ack RECEIPT
   while lockstep queue pop --queue mail; do :; done";
 
 impl Ask for Command {
+    async fn run(&self, client: &Client, json: bool) -> Result<(), Failure> {
+        let queue = |name: &Option<String>| client.queue(name.as_deref().unwrap_or("default"));
+        match self {
+            Self::Push { lines: Some(file), batch, skip, key, queue: name, delay_ms, .. } => {
+                let delay = Duration::from_millis(delay_ms.unwrap_or(0));
+                let (batch, key) = (usize::from(*batch), key.as_deref());
+                push::run(&queue(name), &push::Lines { file, skip: *skip, batch, key, delay }).await
+            }
+            Self::Follow { queue: name } => follow::run(&queue(name), json).await,
+            command => one_request(command, client, json).await,
+        }
+    }
+
     fn request(&self) -> Result<Request, Failure> {
-        let text = |number: &Option<u64>| number.map(|number| number.to_string());
         Ok(match self {
-            Self::Push { payload, key, queue, delay_ms, request_id } => Request::post(
+            Self::Push { payload, key, queue, delay_ms, request_id, .. } => Request::post(
                 "/queue/push",
                 json!({"key": key, "queue": queue, "delay_ms": delay_ms, "request_id": request_id}),
             )
-            .with("payload", value(payload)?),
+            .with("payload", value(payload.as_deref().unwrap_or_default())?),
             Self::Pop { queue, wait_ms } => {
-                Request::get("/queue/pop", &[("queue", queue.clone()), ("wait_ms", text(wait_ms))])
+                Request::post("/queue/pop", json!({"queue": queue, "wait_ms": wait_ms}))
             }
+            Self::Follow { .. } => return Err(Failure::new("more than one request")),
             Self::Receive { queue, max, visibility_ms, wait_ms } => Request::post(
                 "/queue/receive",
                 json!({"queue": queue, "max": max, "visibility_ms": visibility_ms, "wait_ms": wait_ms}),
@@ -107,6 +142,7 @@ impl Ask for Command {
     fn show(&self, answer: &Value) -> Result<String, Failure> {
         match self {
             Self::Push { .. } => Ok(plain(&answer["id"])),
+            Self::Follow { .. } => Ok(String::new()),
             Self::Pop { .. } if answer["message"].is_null() => Err(Failure::new("the queue is empty")),
             Self::Pop { .. } => Ok(plain(&answer["message"]["payload"])),
             Self::Receive { .. } => received(answer),
@@ -142,14 +178,30 @@ fn queue_name(queue: &Value) -> String {
     plain(queue.get("queue").or_else(|| queue.get("name")).unwrap_or(queue))
 }
 
+/// One line for each field, in units that people read.
 fn fields(answer: &Value) -> String {
     let rows: Vec<Vec<String>> = answer
         .as_object()
         .into_iter()
         .flatten()
-        .map(|(name, field)| vec![name.clone(), plain(field)])
+        .map(|(name, field)| vec![label(name), readable(name, field)])
         .collect();
     table(&["", ""], &rows).trim_start().to_owned()
+}
+
+fn label(name: &str) -> String {
+    name.trim_end_matches("_ms").replace('_', " ")
+}
+
+fn readable(name: &str, field: &Value) -> String {
+    match field.as_u64() {
+        Some(bytes) if name.ends_with("bytes") => HumanBytes(bytes).to_string(),
+        Some(ms) if name.ends_with("_ms") && ms < 1_000 => format!("{ms} ms"),
+        Some(ms) if name.ends_with("_ms") => HumanDuration(Duration::from_millis(ms)).to_string(),
+        Some(count) => HumanCount(count).to_string(),
+        None if field.is_null() => "-".to_owned(),
+        None => plain(field),
+    }
 }
 
 #[cfg(test)]
@@ -159,7 +211,10 @@ mod tests {
     #[test]
     fn a_null_payload_is_pushed_as_null() {
         let push = Command::Push {
-            payload: "null".into(),
+            payload: Some("null".into()),
+            lines: None,
+            batch: 1,
+            skip: 0,
             key: None,
             queue: None,
             delay_ms: None,
@@ -167,6 +222,17 @@ mod tests {
         };
         let Request::Post(_, body) = push.request().unwrap() else { panic!("a POST") };
         assert_eq!(body, json!({"payload": null}));
+    }
+
+    #[test]
+    fn stats_are_in_units_that_people_read() {
+        let answer =
+            json!({"queue": "q", "ready": 1_234_567, "bytes": 3_145_728, "oldest_age_ms": 7_200_000});
+        let shown = fields(&answer);
+        for part in ["1,234,567", "3.00 MiB", "oldest age  2 hours"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        assert!(fields(&json!({"oldest_age_ms": null})).contains('-'));
     }
 
     #[test]
