@@ -106,6 +106,7 @@ impl Inner {
                 leading: *node == self.leader,
                 epoch: self.epoch,
                 applied: member.state.read(Shard::applied),
+                away: None,
                 failed: None,
             });
         }
