@@ -112,7 +112,8 @@ impl Shard {
     pub fn advance(&mut self, at: Stamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         if at.epoch > self.last.epoch && self.last.epoch > Epoch(0) {
-            self.counter.raise_by(EPOCH_STEP);
+            // Where epochs follow the calendar, a history that was lost and its successor differ in theirs.
+            self.counter.raise(EPOCH_STEP, at.epoch.0.saturating_mul(EPOCH_STEP));
         }
         let now = at.now.clamp(self.last.now, self.last.now.plus(self.max_step));
         self.last = Stamp { index: at.index, epoch: at.epoch.max(self.last.epoch), now };

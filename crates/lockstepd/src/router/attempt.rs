@@ -116,8 +116,12 @@ impl Router {
                 Said::Failed(Failure::Away) => {
                     self.guess(shard, None);
                     let since = *away.get_or_insert(self.clock.now());
-                    if !maybe_done && self.clock.now() >= since + AWAY_PATIENCE {
-                        return Err(Error::StoreAway { shard });
+                    if self.clock.now() >= since + AWAY_PATIENCE {
+                        return Err(if maybe_done {
+                            Error::OutcomeUnknown
+                        } else {
+                            Error::StoreAway { shard }
+                        });
                     }
                 }
                 Said::Failed(_) => self.guess(shard, None),

@@ -10,6 +10,7 @@ mod bad_input;
 mod client;
 mod crashes;
 mod load;
+mod on_redis;
 mod partitions;
 mod pauses;
 mod refusals;
