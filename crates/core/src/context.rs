@@ -31,9 +31,10 @@ impl Counter {
         self.0
     }
 
-    /// Skips `by` numbers, so that a history that forked here cannot hand out the same ones.
-    pub fn raise_by(&mut self, by: u64) {
-        self.0 = self.0.saturating_add(by);
+    /// Skips `by` numbers, and everything up to `at_least`, so that a history that forked here cannot
+    /// hand out the same ones. Never skips the last of all numbers.
+    pub fn raise(&mut self, by: u64, at_least: u64) {
+        self.0 = self.0.saturating_add(by).max(at_least.min(MAX - 1));
     }
 }
 

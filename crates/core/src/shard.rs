@@ -131,8 +131,10 @@ impl Shard {
     /// commands): log time moves on, and what is due expires.
     pub fn advance(&mut self, at: Stamp) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if at.epoch > self.last.epoch && self.last.epoch > Epoch(0) {
-            self.counter.raise_by(EPOCH_STEP);
+        if at.epoch > self.last.epoch {
+            let by = if self.last.epoch > Epoch(0) { EPOCH_STEP } else { 0 };
+            // Where epochs follow the calendar, a history that was lost and its successor differ in theirs.
+            self.counter.raise(by, (at.epoch.0 - 1).saturating_mul(EPOCH_STEP));
         }
         let now = at.now.clamp(self.last.now, self.last.now.plus(self.settings.max_step));
         self.last = Stamp { index: at.index, epoch: at.epoch.max(self.last.epoch), now };

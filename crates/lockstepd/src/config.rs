@@ -48,10 +48,12 @@ pub struct Serve {
 }
 
 /// Where logs live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     /// In the data directory, replicated by raft.
     Embedded,
+    /// In a Redis; the node keeps nothing.
+    Redis(crate::log::redis::Address),
 }
 
 /// How fast a dead leader is noticed, against how easily a live one is taken for dead.
@@ -161,7 +163,11 @@ impl Serve {
     }
 
     /// Creates the data directory if need be, and makes sure that it can be written.
+    /// With Redis as the store there is none.
     pub fn prepare_data(&self) -> Result<(), Error> {
+        if self.store != Store::Embedded {
+            return Ok(());
+        }
         let fail = |source| Error::Data { path: self.data.clone(), source };
         std::fs::create_dir_all(&self.data).map_err(fail)?;
         let probe = self.data.join(format!(".writable-{}", std::process::id()));
@@ -261,12 +267,15 @@ fn advertised(given: Option<&str>, http: SocketAddr) -> Result<String, Error> {
 fn store(given: Option<&str>) -> Result<Store, Error> {
     match given {
         None | Some("embedded") => Ok(Store::Embedded),
-        Some(url) if url.starts_with("redis://") => Err(Error::Invalid(format!(
-            "--store {url}: Redis as the store comes with a later version; leave --store out to keep the data in --data"
-        ))),
-        Some(other) => {
-            Err(Error::Invalid(format!("--store {other:?} is unknown: the only store is `embedded`")))
+        Some(url) if url.starts_with("redis://") || url.starts_with("rediss://") => {
+            let address = crate::log::redis::Address::parse(url);
+            // The URL itself is not repeated: it may hold a password.
+            address.map(Store::Redis).map_err(|why| Error::Invalid(format!("--store {why}")))
         }
+        Some(_) => Err(Error::Invalid(
+            "--store is unknown: write `embedded`, which keeps the data in --data, or redis://host:6379/0"
+                .into(),
+        )),
     }
 }
 

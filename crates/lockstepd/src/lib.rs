@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod engine;
 pub mod forming;
 pub mod http;
 pub mod identity;

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockstep_core::command::MemberOp;
-use lockstep_core::names::{Incarnation, ShardId};
+use lockstep_core::names::ShardId;
 use lockstep_core::{Millis, Op, Refusal, Reply};
 
 use crate::cache::{Cache, View};
 use crate::clock::Clock;
-use crate::forming::Forming;
+use crate::engine::Incarnations;
 use crate::router::{Asked, Error, Router};
 
 /// A quarter of the lease between renewals: three may fail before it ends.
@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub struct Membership {
     router: Arc<Router>,
     cache: Arc<Cache>,
-    forming: Arc<Forming>,
+    incarnations: Arc<dyn Incarnations>,
     clock: Clock,
     url: String,
     lease: Duration,
@@ -39,13 +39,13 @@ impl Membership {
     pub fn new(
         router: Arc<Router>,
         cache: Arc<Cache>,
-        forming: Arc<Forming>,
+        incarnations: Arc<dyn Incarnations>,
         clock: Clock,
         url: String,
         lease: Duration,
     ) -> Arc<Self> {
         let (until, leaving) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { router, cache, forming, clock, url, lease, until, leaving })
+        Arc::new(Self { router, cache, incarnations, clock, url, lease, until, leaving })
     }
 
     /// Renews the lease, until this node leaves.
@@ -63,7 +63,7 @@ impl Membership {
                     Duration::from_millis(left.0.clamp(50, 1_000))
                 }
                 Err(Error::Refused(Refusal::IncarnationOver)) => {
-                    self.come_back();
+                    self.come_back().await;
                     RETRY
                 }
                 Err(_) => RETRY,
@@ -114,11 +114,14 @@ impl Membership {
     }
 
     /// The lease had run out, and the others have gone on without this node: it comes back as another.
-    fn come_back(&self) {
-        match self.forming.next_incarnation() {
+    async fn come_back(&self) {
+        match self.incarnations.next().await {
             Ok(incarnation) => {
-                tracing::warn!(incarnation, "the membership lease had run out; joining again");
-                self.router.reincarnate(Incarnation(incarnation));
+                tracing::warn!(
+                    incarnation = incarnation.0,
+                    "the membership lease had run out; joining again"
+                );
+                self.router.reincarnate(incarnation);
             }
             Err(error) => tracing::error!(%error, "cannot join again"),
         }

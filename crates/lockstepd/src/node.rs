@@ -4,22 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_core::Millis;
-use lockstep_core::names::{Incarnation, NodeId, Origin, ShardId};
+use lockstep_core::names::{NodeId, Origin, ShardId};
 use lockstep_core::{ring, shard};
 use tokio::task::JoinSet;
 
 use crate::cache::{self, Cache};
 use crate::clock::Clock;
 use crate::config::Serve;
-use crate::forming::{self, Forming};
+use crate::engine::Engine;
+use crate::forming;
 use crate::http;
-use crate::identity::{self, Directory, Identity};
-use crate::log::raft::{self, Groups, RaftLog};
+use crate::identity::{self, Identity};
+use crate::log::{raft, redis};
 use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::peer::{self, Net, Peers, Service, TcpNet, Transport};
@@ -29,8 +29,6 @@ use crate::state::State;
 use crate::store::snapshots::Snapshots;
 use crate::store::wal::{self, MemoryDisk, Wal};
 
-/// Queue shards of a cluster that is formed without being told how many.
-const QUEUE_SHARDS: u32 = 3;
 /// Copies of each queue shard; the coordination shard is on every member.
 const REPLICAS: usize = 3;
 /// How often a leader looks whether another member should lead instead.
@@ -53,6 +51,12 @@ pub enum Error {
     /// Replication.
     #[error(transparent)]
     Raft(#[from] raft::Error),
+    /// Redis as the store.
+    #[error(transparent)]
+    Redis(#[from] redis::Refusal),
+    /// This process cannot be told from former ones.
+    #[error("cannot count this start of the node: {0}")]
+    Incarnation(String),
     /// The snapshots on disk.
     #[error("cannot use the snapshots in the data directory: {0}")]
     Snapshots(std::io::Error),
@@ -82,6 +86,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether starting again as told cannot help.
+    pub fn is_mistake(&self) -> bool {
+        matches!(self, Self::Redis(redis::Refusal::Mistake(_)))
+    }
+}
+
 /// What a node stands on. Simulations bring their own.
 pub struct Ground {
     /// How peers are reached.
@@ -109,10 +120,8 @@ pub struct Node {
     pub cache: Arc<Cache>,
     /// The connections to the peers.
     pub transport: Arc<Transport>,
-    /// The log on disk.
-    pub wal: Wal,
     membership: Arc<Membership>,
-    groups: Groups,
+    engine: Engine,
     tasks: JoinSet<()>,
 }
 
@@ -121,41 +130,18 @@ impl Node {
     /// members.
     pub async fn start(config: &Serve, ground: Ground) -> Result<Self, Error> {
         let Ground { net, clock, disk, peer } = ground;
-        let directory = Directory::open(&config.data)?;
-        let ids: BTreeSet<u64> = config.members.keys().map(|node| node.0).collect();
-        let forming = Forming::new(directory, config.node, ids, config.queue_shards, QUEUE_SHARDS)?;
-        let (wal, snapshots) = match disk {
-            Some((disk, snapshots)) => (Wal::memory(&disk), snapshots),
-            None => open_store(&config.data, forming.identity().borrow().is_some())?,
-        };
-        let formed = wal.has_recovered(ShardId::COORDINATION);
-        if formed {
-            forming.set_formed();
-        }
-
         let transport = Transport::new(config.node, config.members.clone(), net, peer);
         let peers: Arc<dyn Peers> = transport.clone();
-        let groups = Groups::new(
-            raft_settings(config),
-            config.node,
-            wal.clone(),
-            snapshots,
-            Arc::clone(&peers),
-            clock.clone(),
-        );
+        let mut engine = Engine::open(config, disk, &peers, clock.clone())?;
         let cache_limits = cache::Limits {
             home_bytes: config.limits.cache_home_bytes,
             copy_bytes: config.limits.cache_copy_bytes,
         };
         let cache = Cache::new(config.node, clock.clone(), Arc::clone(&peers), cache_limits);
         let late = Arc::new(LateRouter::default());
-        transport.serve(Service::Forming, forming.clone());
-        transport.serve(Service::Raft, groups.handler());
+        engine.serve_on(&transport);
         transport.serve(Service::Cache, cache.clone());
         transport.serve(Service::Router, late.clone());
-        if let Some(identity) = &*forming.identity().borrow() {
-            transport.set_cluster(&identity.cluster_id);
-        }
         let address = config.peer.to_string();
         transport.start(&address).await.map_err(|source| Error::Listen {
             address,
@@ -163,38 +149,28 @@ impl Node {
             source,
         })?;
 
-        let identity = forming.join(&*peers).await?;
+        let identity = engine.join(&*peers).await?;
         transport.set_cluster(&identity.cluster_id);
         tracing::info!(node = config.node.0, cluster = identity.cluster_id, "member of a cluster");
-        let incarnation = Incarnation(forming.next_incarnation()?);
+        let incarnations = engine.incarnations();
+        let incarnation = incarnations.next().await.map_err(Error::Incarnation)?;
         let origin = Origin { node: config.node, incarnation };
         let placement = place(config, &identity);
         let replicas = placement.replicas.clone();
         let router = Router::new(origin, placement, Arc::clone(&peers), clock.clone());
-        let mut logs = BTreeMap::new();
         for (shard, nodes) in replicas.iter().filter(|(_, nodes)| nodes.contains(&config.node)) {
             let state = State::new(*shard, shard_settings(config, identity.queue_shards));
-            let log = groups.start(*shard, Arc::clone(&state)).await?;
-            router.add(Arc::new(Replica::new(state, log.clone())));
-            logs.insert(*shard, (log, nodes.clone()));
+            let log = engine.start_shard(*shard, nodes, Arc::clone(&state)).await?;
+            router.add(Arc::new(Replica::new(state, log)));
         }
         late.set(Arc::clone(&router));
-        if forming.is_lowest() && !formed {
-            forming.agree(&*peers, &identity).await?;
-        }
         let mut tasks = JoinSet::new();
-        tasks.spawn(know_formed(Arc::clone(&router), Arc::clone(&forming)));
-        let forms = form(logs, config.node, until_formed(Arc::clone(&router)));
-        tasks.spawn(async move {
-            if let Err(error) = forms.await {
-                tracing::error!(%error, "cannot form the cluster");
-            }
-        });
+        engine.begin(&*peers, &identity, &router, &mut tasks).await?;
 
         let membership = Membership::new(
             Arc::clone(&router),
             Arc::clone(&cache),
-            Arc::clone(&forming),
+            incarnations,
             clock,
             config.advertise.clone(),
             config.timing.member_lease,
@@ -202,7 +178,7 @@ impl Node {
         tasks.spawn(Arc::clone(&membership).follow());
         tasks.spawn(Arc::clone(&membership).keep());
         tasks.spawn(balance(Arc::clone(&router), replicas));
-        Ok(Self { router, cache, transport, wal, membership, groups, tasks })
+        Ok(Self { router, cache, transport, membership, engine, tasks })
     }
 
     /// Returns when a shard's log has failed for good, or every peer refuses this node: it is of no
@@ -240,7 +216,7 @@ impl Node {
     /// Stops everything.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
-        self.groups.shutdown().await;
+        self.engine.shutdown().await;
         self.transport.shutdown();
     }
 }
@@ -282,11 +258,12 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
     gate.open(http::Api {
         router: Arc::clone(&node.router),
         cache: Arc::clone(&node.cache),
+        store: node.engine.about(),
         limits: http::limits::Limits::around(config.limits.body_bytes),
         metrics: Arc::clone(&metrics),
     });
     tracing::info!(node = config.node.0, url = config.advertise, "serving");
-    let measuring = tokio::spawn(measure(metrics, Arc::clone(&node.router), node.wal.clone()));
+    let measuring = tokio::spawn(measure(metrics, Arc::clone(&node.router), node.engine.syncs()));
     let ended = tokio::select! {
         () = &mut stop => Ok(()),
         failed = node.failed() => Err(failed),
@@ -303,7 +280,7 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
 }
 
 /// Keeps the gauges fresh.
-async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, wal: Wal) {
+async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, wal: Option<Wal>) {
     loop {
         for shard in router.shards() {
             let of = shard.id.to_string();
@@ -315,7 +292,9 @@ async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, wal: Wal) {
         for (code, count) in router.guards_refused() {
             metrics.set("guards_refused", code, count);
         }
-        metrics.set("wal_syncs", "", wal.syncs());
+        if let Some(wal) = &wal {
+            metrics.set("wal_syncs", "", wal.syncs());
+        }
         tokio::time::sleep(BALANCE_EVERY).await;
     }
 }
@@ -340,54 +319,6 @@ impl peer::Handler for LateRouter {
     }
 }
 
-/// A member that finds no log has lost what it promised: it must not begin another.
-fn open_store(data: &Path, member: bool) -> Result<(Wal, Snapshots), Error> {
-    let directory = data.join("wal");
-    if member {
-        Wal::must_exist(&directory)?;
-    }
-    let wal = Wal::open(&directory, wal::Settings::default())?;
-    let snapshots = Snapshots::open(&data.join("snapshots")).map_err(Error::Snapshots)?;
-    Ok((wal, snapshots))
-}
-
-/// Begins every group that holds nothing yet: one member of each does, and doing it twice is harmless.
-/// The coordination shard goes first, on the lowest member, which knows that all have agreed; once it
-/// has committed anything, so do the others.
-async fn form(
-    logs: BTreeMap<ShardId, (Arc<RaftLog>, Vec<NodeId>)>,
-    node: NodeId,
-    formed: impl Future<Output = ()>,
-) -> Result<(), raft::Error> {
-    let mine =
-        logs.iter().filter(|(_, (log, voters))| voters.iter().min() == Some(&node) && !log.was_formed());
-    let mut formed = Some(formed);
-    for (shard, (log, voters)) in mine {
-        if *shard != ShardId::COORDINATION
-            && let Some(formed) = formed.take()
-        {
-            formed.await;
-        }
-        log.initialize(&voters.iter().copied().collect()).await?;
-    }
-    Ok(())
-}
-
-/// From then on this node remembers all members, and tells one that comes back with nothing that it
-/// may not.
-async fn know_formed(router: Arc<Router>, forming: Arc<Forming>) {
-    until_formed(router).await;
-    forming.set_formed();
-}
-
-/// The first committed entry proves that every member has agreed.
-async fn until_formed(router: Arc<Router>) {
-    let Some(replica) = router.replica(ShardId::COORDINATION) else { return };
-    if replica.watch().wait_for(|status| status.applied.0 > 0).await.is_err() {
-        std::future::pending().await
-    }
-}
-
 /// Moves leadership to where the ring wants it, so that load is spread.
 async fn balance(router: Arc<Router>, replicas: BTreeMap<ShardId, Vec<NodeId>>) {
     loop {
@@ -408,16 +339,6 @@ fn place(config: &Serve, identity: &Identity) -> Placement {
     let mut replicas = ring::place(&queues, &nodes, REPLICAS);
     replicas.insert(ShardId::COORDINATION, nodes);
     Placement { members: config.members.clone(), replicas }
-}
-
-fn raft_settings(config: &Serve) -> raft::Settings {
-    raft::Settings {
-        heartbeat: config.timing.heartbeat,
-        election_min: config.timing.election_min,
-        election_max: config.timing.election_max,
-        snapshot_bytes: config.limits.snapshot_bytes,
-        ..raft::Settings::default()
-    }
 }
 
 fn shard_settings(config: &Serve, queue_shards: u32) -> shard::Settings {

@@ -51,6 +51,9 @@ pub enum Failure {
     /// Certainly not done: too much waits.
     #[error("log is full")]
     Full,
+    /// Certainly not done: where the log is kept is away.
+    #[error("the store is away")]
+    Away,
     /// Certainly not done: no majority, or stopping.
     #[error("unavailable")]
     Unavailable,
@@ -189,7 +192,8 @@ impl Replica {
     }
 
     fn not_leader(&self) -> Failure {
-        Failure::NotLeader { hint: self.status.borrow().leader }
+        let status = self.status.borrow();
+        if status.away.is_some() { Failure::Away } else { Failure::NotLeader { hint: status.leader } }
     }
 }
 
@@ -210,6 +214,7 @@ impl From<ProposeError> for Failure {
             ProposeError::NotLeader { hint } => Self::NotLeader { hint },
             ProposeError::Unknown => Self::Unknown,
             ProposeError::Full => Self::Full,
+            ProposeError::Away => Self::Away,
             ProposeError::Stopped => Self::Unavailable,
         }
     }
@@ -219,6 +224,7 @@ impl From<BarrierError> for Failure {
     fn from(error: BarrierError) -> Self {
         match error {
             BarrierError::NotLeader { hint } => Self::NotLeader { hint },
+            BarrierError::Away => Self::Away,
             BarrierError::Unavailable | BarrierError::Stopped => Self::Unavailable,
         }
     }

@@ -33,8 +33,11 @@ pub struct Cluster {
     pub shards: Vec<Shard>,
     /// How often the set of live members has changed.
     pub ring_epoch: u64,
-    /// Where logs are kept.
+    /// Where logs are kept: `embedded` or `redis`.
     pub store: String,
+    /// In what respect the store promises less than Lockstep does; empty when all is well.
+    #[serde(default)]
+    pub store_warnings: Vec<String>,
     /// The version of the answering node.
     pub version: String,
 }
@@ -78,6 +81,9 @@ pub struct Health {
     pub node: u64,
     /// Its version.
     pub version: String,
+    /// What an operator should mend, one sentence each; empty when all is well.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The reply to `GET /ready`.

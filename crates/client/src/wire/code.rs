@@ -55,6 +55,8 @@ pub enum Code {
     HomeUnavailable,
     /// No leader can be reached.
     NoLeader,
+    /// The store behind the cluster cannot be used now.
+    StoreAway,
     /// Too many requests wait already.
     Overloaded,
     /// Too many requests are remembered already.
@@ -69,7 +71,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -95,6 +97,7 @@ impl Code {
         Self::NoNamespace,
         Self::HomeUnavailable,
         Self::NoLeader,
+        Self::StoreAway,
         Self::Overloaded,
         Self::MemoFull,
         Self::Draining,
@@ -135,6 +138,7 @@ impl Code {
             Self::NoNamespace => "no_namespace",
             Self::HomeUnavailable => "home_unavailable",
             Self::NoLeader => "no_leader",
+            Self::StoreAway => "store_away",
             Self::Overloaded => "overloaded",
             Self::MemoFull => "memo_full",
             Self::Draining => "draining",

@@ -28,6 +28,8 @@ Examples:
   lockstep serve --node-id 1 --http 127.0.0.1:8001 --peer 127.0.0.1:9001 \\
       --members 1=127.0.0.1:9001,2=127.0.0.1:9002,3=127.0.0.1:9003 --data /var/lib/lockstep
   lockstep serve --config /etc/lockstep.toml --node-id 2
+  lockstep serve --node-id 1 --http 127.0.0.1:8001 --peer 127.0.0.1:9001 \\
+      --members 1=127.0.0.1:9001,2=127.0.0.1:9002,3=127.0.0.1:9003 --store redis://localhost:6379
 
 SIGTERM stops the node gracefully: it refuses new work, hands leadership over, finishes what is in
 flight and exits with 0. A second signal ends it at once.";
@@ -57,7 +59,10 @@ async fn serve(config: Serve) -> Result<(), Failure> {
     let stopped = async move {
         let _ = stopped.await;
     };
-    node::run(config, stopped).await.map_err(Failure::new)
+    node::run(config, stopped).await.map_err(|error| match error.is_mistake() {
+        true => Failure::usage(error),
+        false => Failure::new(error),
+    })
 }
 
 fn with_file(flags: Options, file: Option<PathBuf>) -> Result<Options, Failure> {

@@ -29,11 +29,11 @@ pub struct Options {
     /// The URL by which clients reach this node [default: http:// and the address of --http].
     #[arg(long, env = "LOCKSTEP_ADVERTISE", value_name = "URL")]
     pub advertise: Option<String>,
-    /// This node's own directory; created if absent.
+    /// This node's own directory; created if absent. Not needed with Redis as the store.
     #[arg(long, env = "LOCKSTEP_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Where logs live [default: embedded].
-    #[arg(long, env = "LOCKSTEP_STORE", value_name = "STORE")]
+    /// Where logs live: `embedded`, or redis://[user:password@]host:port/db [default: embedded].
+    #[arg(long, env = "LOCKSTEP_STORE", value_name = "STORE", hide_env_values = true)]
     pub store: Option<String>,
     /// What to log, from `error` to `trace`, also per module as in `warn,lockstepd::log=debug` [default: warn].
     #[arg(long, env = "LOCKSTEP_LOG", value_name = "FILTER")]
@@ -125,7 +125,10 @@ impl Options {
             ("--http", self.http.is_some()),
             ("--peer", self.peer.is_some()),
             ("--members", self.members.is_some()),
-            ("--data", self.data.is_some()),
+            (
+                "--data",
+                self.data.is_some() || self.store.as_deref().is_some_and(|store| store.starts_with("redis")),
+            ),
         ];
         let missing: Vec<&str> =
             given.into_iter().filter(|(_, there)| !there).map(|(flag, _)| flag).collect();

@@ -73,11 +73,19 @@ fn elections_shorter_than_heartbeats_are_refused() {
 }
 
 #[test]
-fn redis_is_announced_for_later() {
-    assert!(
-        refusal(|options| options.store = Some("redis://localhost:6379/0".into())).contains("later version")
-    );
-    assert!(refusal(|options| options.store = Some("sqlite".into())).contains("unknown"));
+fn redis_as_the_store_needs_no_directory_and_its_mistakes_are_named_without_the_password() {
+    let with = |store: &str| Options { store: Some(store.into()), data: None, ..usable() };
+    let serve = Serve::from_options(&with("redis://:secret@localhost:6379/2")).unwrap();
+    assert!(matches!(&serve.store, Store::Redis(address) if address.db == 2), "{:?}", serve.store);
+    assert!(!format!("{serve:?}").contains("secret"));
+    serve.prepare_data().unwrap();
+    for wrong in ["redis://:secret@host:port", "sqlite://:secret@host"] {
+        let error =
+            Serve::from_options(&Options { data: Some("/x".into()), ..with(wrong) }).unwrap_err().to_string();
+        assert!(error.contains("redis://host:6379/0") && !error.contains("secret"), "{error}");
+    }
+    let error = Serve::from_options(&Options { data: None, ..usable() }).unwrap_err().to_string();
+    assert!(error.contains("--data"), "{error}");
 }
 
 #[test]

@@ -24,7 +24,8 @@ pub(super) async fn leader(State(gate): Shared) -> Result<Response, Fault> {
 }
 
 pub(super) async fn cluster(State(gate): Shared) -> Result<Response, Fault> {
-    let router = &gate.api()?.router;
+    let api = gate.api()?;
+    let router = &api.router;
     let leader = router.leader_id();
     let members = router.members().into_iter().map(|member| wire::Member {
         id: member.id.0,
@@ -45,13 +46,15 @@ pub(super) async fn cluster(State(gate): Shared) -> Result<Response, Fault> {
         members: members.collect(),
         shards: shards.collect(),
         ring_epoch: router.ring_epoch(),
-        store: "embedded".into(),
+        store: api.store.kind().into(),
+        store_warnings: api.store.warnings(),
         version: VERSION.into(),
     }))
 }
 
 pub(super) async fn health(State(gate): Shared) -> Response {
-    reply(&wire::Health { status: "ok".into(), node: gate.node, version: VERSION.into() })
+    let warnings = gate.api().map(|api| api.store.warnings()).unwrap_or_default();
+    reply(&wire::Health { status: "ok".into(), node: gate.node, version: VERSION.into(), warnings })
 }
 
 pub(super) async fn ready(State(gate): Shared) -> Result<Response, Fault> {

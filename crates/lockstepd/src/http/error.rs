@@ -70,6 +70,7 @@ fn status(code: Code) -> StatusCode {
         Code::TooManyWaiters | Code::QueueFull => StatusCode::TOO_MANY_REQUESTS,
         Code::HomeUnavailable
         | Code::NoLeader
+        | Code::StoreAway
         | Code::Overloaded
         | Code::MemoFull
         | Code::Draining
@@ -97,6 +98,12 @@ impl From<Error> for Fault {
             Error::NoLeader { shard } => Self::new(
                 Code::NoLeader,
                 "No leader could be reached, and nothing was done. Ask again in a moment, or ask another node.",
+            )
+            .with("shard", shard.0),
+            Error::StoreAway { shard } => Self::new(
+                Code::StoreAway,
+                "The store behind the cluster cannot be reached or takes no writes, and nothing was done. Ask again \
+                 in a moment; GET /ready says what is in the way.",
             )
             .with("shard", shard.0),
             Error::OutcomeUnknown => Self::new(Code::OutcomeUnknown, UNKNOWN),

@@ -39,6 +39,8 @@ pub struct Api {
     pub router: Arc<Router>,
     /// The cache.
     pub cache: Arc<Cache>,
+    /// What people are told of the store.
+    pub store: crate::engine::About,
     /// How much a request may ask for.
     pub limits: Limits,
     /// Counters.

@@ -44,7 +44,13 @@ fn lonely() -> Routes {
     let cache = Cache::new(node, Clock::tokio(), peers, crate::cache::Limits::default());
     let limits = Limits { request_time: Duration::from_millis(1), ..Limits::around(1024) };
     let gate = Gate::new(node, Arc::default());
-    gate.open(Api { router, cache, limits, metrics: Arc::default() });
+    gate.open(Api {
+        router,
+        cache,
+        store: crate::engine::About::embedded(),
+        limits,
+        metrics: Arc::default(),
+    });
     app(gate)
 }
 

@@ -107,6 +107,7 @@ impl Inner {
                 leading: *node == self.leader,
                 epoch: self.epoch,
                 applied: member.state.read(Shard::applied),
+                away: None,
                 failed: None,
             });
         }

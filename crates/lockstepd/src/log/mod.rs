@@ -7,8 +7,12 @@
 #[cfg(test)]
 mod conformance;
 pub mod memory;
+mod pack;
 pub mod raft;
+pub mod redis;
 mod time;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lockstep_core::names::NodeId;
@@ -60,6 +64,9 @@ pub enum ProposeError {
     /// Certainly not proposed: too much waits already.
     #[error("log is full")]
     Full,
+    /// Certainly not proposed: where the log is kept cannot be reached, or takes no writes.
+    #[error("the store is away")]
+    Away,
     /// Certainly not proposed: the driver has shut down or failed for good.
     #[error("log is stopped")]
     Stopped,
@@ -74,6 +81,9 @@ pub enum BarrierError {
         /// Who leads, as far as this node knows.
         hint: Option<NodeId>,
     },
+    /// Where the log is kept cannot be reached.
+    #[error("the store is away")]
+    Away,
     /// No majority confirmed it in time.
     #[error("no majority answered")]
     Unavailable,
@@ -93,6 +103,8 @@ pub struct Status {
     pub epoch: Epoch,
     /// The last applied index.
     pub applied: Index,
+    /// Why the log can take nothing for now, if it cannot: where it is kept is away.
+    pub away: Option<Arc<str>>,
     /// Whether the driver has failed for good, and why.
     pub failed: Option<String>,
 }

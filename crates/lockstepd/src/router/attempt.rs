@@ -22,6 +22,9 @@ use crate::replica::{Failure, Replica};
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// The longest wait for one answer, so that a leader that went silent is not waited for alone.
 const ATTEMPT: Duration = Duration::from_secs(3);
+/// How long a question is asked again while those who are asked say that the store is away: longer
+/// than one node's broken connection needs to be noticed, shorter than a caller likes to wait.
+const AWAY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What this node knows of the way to one shard.
 #[derive(Default)]
@@ -87,6 +90,7 @@ impl Router {
     ) -> Result<Said, Error> {
         let mut maybe_done = false;
         let mut other = 0;
+        let mut away = None;
         let ask = Ask { shard, what };
         loop {
             let until = if maybe_done { deadline } else { patience.min(deadline) };
@@ -109,6 +113,17 @@ impl Router {
                     self.guess(shard, None);
                 }
                 Said::Failed(Failure::Full) if !maybe_done => return Err(Error::Overloaded),
+                Said::Failed(Failure::Away) => {
+                    self.guess(shard, None);
+                    let since = *away.get_or_insert(self.clock.now());
+                    if self.clock.now() >= since + AWAY_PATIENCE {
+                        return Err(if maybe_done {
+                            Error::OutcomeUnknown
+                        } else {
+                            Error::StoreAway { shard }
+                        });
+                    }
+                }
                 Said::Failed(_) => self.guess(shard, None),
                 said => {
                     self.guess(shard, Some(target));

@@ -104,8 +104,11 @@ impl Router {
             .map(|shard| format!("shard {} has no leader", shard.id))
             .collect();
         for replica in self.replicas() {
-            if let Some(why) = replica.status().failed {
+            let status = replica.status();
+            if let Some(why) = status.failed {
                 reasons.push(format!("the log of shard {} has stopped: {why}", replica.shard()));
+            } else if let Some(why) = status.away {
+                reasons.push(format!("the store of shard {} is away: {why}", replica.shard()));
             }
         }
         if !self.live().1.iter().any(|member| member.node == self.node) {

@@ -78,6 +78,12 @@ pub enum Error {
         /// Which.
         shard: ShardId,
     },
+    /// Where the shard's log is kept is away; certainly nothing was done.
+    #[error("the store of shard {shard} is away")]
+    StoreAway {
+        /// Which.
+        shard: ShardId,
+    },
     /// It may have been done, or may still be.
     #[error("the outcome is unknown")]
     OutcomeUnknown,

@@ -17,6 +17,8 @@ pub struct Settings {
     pub nodes: u64,
     /// Options of every `lockstep serve`.
     pub options: Vec<String>,
+    /// Whether the nodes keep nothing: a Redis holds their logs, and they get no directory.
+    pub redis: bool,
 }
 
 impl Settings {
@@ -30,7 +32,7 @@ impl Settings {
             ("--log", "info"),
         ];
         let options = options.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]);
-        Self { nodes, options: options.collect() }
+        Self { nodes, options: options.collect(), redis: false }
     }
 
     /// With one more option, which wins over an earlier one of the same name.
@@ -42,6 +44,13 @@ impl Settings {
             None => self.options.extend([flag.to_owned(), value.to_owned()]),
         }
         self
+    }
+}
+
+impl Settings {
+    /// Like [`Self::fast`], with the Redis at `url` as the store.
+    pub fn on_redis(nodes: u64, url: &str) -> Self {
+        Self { redis: true, ..Self::fast(nodes) }.with("--store", url)
     }
 }
 
@@ -81,6 +90,7 @@ impl Cluster {
             let seen = |to: u64| if to == node.id { peers[&to] } else { links.address(node.id, to) };
             let parts: Vec<String> = peers.keys().map(|to| format!("{to}={}", seen(*to))).collect();
             node.members = parts.join(",");
+            node.keeps_data = !settings.redis;
         }
         Self { nodes, links, directory: Some(directory) }
     }

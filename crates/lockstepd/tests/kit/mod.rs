@@ -12,6 +12,8 @@ mod http;
 mod links;
 mod node;
 mod ports;
+#[path = "../../src/log/redis/testing.rs"]
+mod redis;
 mod wait;
 
 pub use cluster::{Cluster, Settings};
@@ -19,4 +21,5 @@ pub use http::{Answer, Http, HttpError, parse as parse_answer};
 pub use links::Links;
 pub use node::{Node, run_to_end, serve_command};
 pub use ports::{free_base_port, free_port};
+pub use redis::RedisServer;
 pub use wait::{eventually, within};

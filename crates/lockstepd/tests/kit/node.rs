@@ -21,6 +21,8 @@ pub struct Node {
     pub peer: u16,
     /// Its data directory.
     pub data: PathBuf,
+    /// Whether it is given that directory; a node on Redis has none.
+    pub keeps_data: bool,
     /// Everything it printed, over all its processes.
     pub log: PathBuf,
     /// Its `--members`, as it sees the others.
@@ -38,6 +40,7 @@ impl Node {
             http: free_port(),
             peer: free_port(),
             data: directory.join(format!("node{id}")),
+            keeps_data: true,
             log: directory.join(format!("node{id}.log")),
             members: String::new(),
             options: options.to_vec(),
@@ -128,11 +131,12 @@ pub fn serve_command(node: &Node) -> Command {
         .args(["--http", &format!("127.0.0.1:{}", node.http)])
         .args(["--peer", &format!("127.0.0.1:{}", node.peer)])
         .args(["--members", &node.members])
-        .arg("--data")
-        .arg(&node.data)
         .args(["--die-with-parent", &std::process::id().to_string()])
         .args(&node.options)
         .stdin(Stdio::null());
+    if node.keeps_data {
+        command.arg("--data").arg(&node.data);
+    }
     command
 }
 

@@ -6,7 +6,11 @@ use crate::kit::Cluster;
 
 #[tokio::test]
 async fn the_seven_lines_do_what_they_say() {
-    let cluster = Cluster::start(3).await;
+    work_on(&Cluster::start(3).await).await;
+}
+
+/// Checks them on a cluster of three.
+pub async fn work_on(cluster: &Cluster) {
     let leader = cluster.leader().await;
     let [one, two, three] = [1, 2, 3].map(|id| cluster.http(id));
 

@@ -16,10 +16,14 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `lockstep serve` as planned.
-    pub(super) fn start(node: &Node, prefix: &str) -> Result<Self, Failure> {
+    pub(super) fn start(node: &Node, store: Option<&str>, prefix: &str) -> Result<Self, Failure> {
         let fail = |error| Failure::new(format_args!("cannot start node {}: {error}", node.id));
         let program = std::env::current_exe().map_err(fail)?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        if let Some(store) = store {
+            command.env("LOCKSTEP_STORE", store);
+        }
+        let mut child = command
             .args(&node.arguments)
             // What may be meant for one node must not reach all of them.
             .env_remove("LOCKSTEP_ADVERTISE")

@@ -27,8 +27,8 @@ pub(super) struct Args {
     /// Where the nodes keep their data; a later start with the same directory goes on from there
     #[arg(long, default_value = "./lockstep-data/dev", value_name = "DIR")]
     data: PathBuf,
-    /// Where logs live [default: embedded]
-    #[arg(long, value_name = "STORE")]
+    /// Where logs live: `embedded`, or redis://[user:password@]host:port/db [default: embedded]
+    #[arg(long, env = "LOCKSTEP_STORE", value_name = "STORE", hide_env_values = true)]
     store: Option<String>,
     /// More options for every `lockstep serve`
     #[arg(last = true, value_name = "SERVE OPTIONS")]
@@ -39,6 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   lockstep dev                                  three nodes on 8001, 8002, 8003
   lockstep dev --nodes 5 --base-port 7001
+  lockstep dev --store redis://localhost:6379
   lockstep dev -- --log info --heartbeat-ms 100
 Ctrl-C stops all of them; the data stays.";
 

@@ -8,6 +8,8 @@ use super::{Args, Failure};
 pub(super) struct Plan {
     pub(super) nodes: Vec<Node>,
     pub(super) data: PathBuf,
+    /// Where logs live, if that was said. It may hold a password, so nodes get it by their environment.
+    pub(super) store: Option<String>,
 }
 
 /// One `lockstep serve`.
@@ -54,11 +56,23 @@ impl Plan {
             let arguments = arguments(args, id, http, peer(id), &members, &data);
             Node { id, http, peer: peer(id), data, arguments }
         };
-        Ok(Self { nodes: (1..=args.nodes).map(node).collect(), data: args.data.clone() })
+        Ok(Self {
+            nodes: (1..=args.nodes).map(node).collect(),
+            data: args.data.clone(),
+            store: args.store.clone(),
+        })
+    }
+
+    /// Whether the nodes have no directories, because Redis holds everything.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        keeps_nothing(self.store.as_deref())
     }
 
     /// Creates the directories. A cluster is formed with a number of nodes, and keeps it.
     pub(super) fn prepare_data(&self) -> Result<(), Failure> {
+        if self.keeps_nothing() {
+            return Ok(());
+        }
         let formed = (1..=9).filter(|id| self.data.join(format!("node{id}")).is_dir()).count();
         if formed != 0 && formed != self.nodes.len() {
             return Err(Failure::usage(format_args!(
@@ -79,6 +93,10 @@ impl Plan {
     }
 }
 
+fn keeps_nothing(store: Option<&str>) -> bool {
+    store.is_some_and(|store| store.starts_with("redis"))
+}
+
 fn arguments(args: &Args, id: u16, http: u16, peer: u16, members: &str, data: &Path) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "serve",
@@ -90,15 +108,13 @@ fn arguments(args: &Args, id: u16, http: u16, peer: u16, members: &str, data: &P
         &format!("127.0.0.1:{peer}"),
         "--members",
         members,
-        "--data",
-        &data.display().to_string(),
         "--die-with-parent",
         &std::process::id().to_string(),
     ]
     .map(str::to_owned)
     .to_vec();
-    if let Some(store) = &args.store {
-        arguments.extend(["--store".to_owned(), store.clone()]);
+    if !keeps_nothing(args.store.as_deref()) {
+        arguments.extend(["--data".to_owned(), data.display().to_string()]);
     }
     arguments.extend(args.serve.iter().cloned());
     arguments

@@ -28,11 +28,13 @@ const MISTAKE: i32 = 2;
 /// Runs the cluster until a signal (success) or until a node cannot be kept alive (failure).
 pub(super) async fn run(plan: &Plan, colours: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    say(format_args!("data in {}", plan.data.display()));
+    if !plan.keeps_nothing() {
+        say(format_args!("data in {}", plan.data.display()));
+    }
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let mut nodes = tokio::task::JoinSet::new();
     for node in &plan.nodes {
-        nodes.spawn(keep_running(node.clone(), prefix(node, colours), stopping.clone()));
+        nodes.spawn(keep_running(node.clone(), plan.store.clone(), prefix(node, colours), stopping.clone()));
     }
     let announcing = tokio::spawn(announce(plan.nodes.iter().map(Node::url).collect()));
     let mut outcome = tokio::select! {
@@ -58,12 +60,13 @@ pub(super) async fn run(plan: &Plan, colours: bool) -> Result<(), Failure> {
 /// why it is of no use to start it again.
 async fn keep_running(
     node: Node,
+    store: Option<String>,
     prefix: String,
     mut stopping: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let mut deaths = VecDeque::new();
     loop {
-        let mut process = Process::start(&node, &prefix)?;
+        let mut process = Process::start(&node, store.as_deref(), &prefix)?;
         let status = tokio::select! {
             status = process.ended() => Some(status.map_err(Failure::new)?),
             _ = stopping.wait_for(|stop| *stop) => None,

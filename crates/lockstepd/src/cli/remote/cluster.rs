@@ -12,6 +12,8 @@ pub(in crate::cli) enum Command {
     Status,
     /// Who leads
     Leader,
+    /// Whether the node can serve; exit code 1 and the reasons if it cannot. For health checks
+    Ready,
 }
 
 impl Ask for Command {
@@ -19,6 +21,7 @@ impl Ask for Command {
         Ok(match self {
             Self::Status => Request::get("/cluster", &[]),
             Self::Leader => Request::get("/leader", &[]),
+            Self::Ready => Request::get("/ready", &[]),
         })
     }
 
@@ -28,6 +31,7 @@ impl Ask for Command {
                 let leader = &answer["leader"];
                 format!("node {} at {}, epoch {}", leader["id"], plain(&leader["url"]), answer["epoch"])
             }
+            Self::Ready => "ready".to_owned(),
             Self::Status => format!("{}\n\n{}", members(answer), shards(answer)),
         })
     }

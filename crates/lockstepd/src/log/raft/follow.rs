@@ -66,6 +66,7 @@ impl Follow {
             leading: leads && followed && epoch == term,
             epoch: term,
             applied,
+            away: None,
             failed: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }

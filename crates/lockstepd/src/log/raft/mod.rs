@@ -213,7 +213,7 @@ pub struct RaftLog {
     shard: ShardId,
     formed: bool,
     raft: types::Raft,
-    commands: tokio::sync::mpsc::Sender<proposer::Waiting>,
+    commands: tokio::sync::mpsc::Sender<super::pack::Waiting>,
     readers: tokio::sync::mpsc::UnboundedSender<barrier::Waiting>,
     status: watch::Sender<Status>,
     tasks: Vec<AbortHandle>,

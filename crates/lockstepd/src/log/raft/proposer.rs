@@ -1,31 +1,25 @@
-//! Packs: every command that waits for a shard goes into one log entry, one entry in flight.
+//! Proposes packs to raft, one entry in flight: it costs the cluster four messages and a sync at
+//! each member.
 //!
-//! An entry costs the cluster four messages and a sync at each member; a command inside one is
-//! nearly free. It also stamps log time, because stamping belongs where entries are ordered.
+//! It also stamps log time, because stamping belongs where entries are ordered.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_core::command::{Op, QueueOp};
-use lockstep_core::{Command, Index, Pack, Reply};
+use lockstep_core::{Index, Pack};
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::types::{Config, Payload, Raft};
-use super::{Applied, ProposeError, Settings, Status};
+use super::{ProposeError, Settings, Status};
 use crate::clock::Clock;
+use crate::log::pack::{Waiting, answer, fail, gather, sleep, until_tick};
 use crate::log::time::LogTime;
 use crate::state::State;
 
-/// A command, and who waits for its reply.
-pub(super) type Waiting = (Command, oneshot::Sender<Result<Applied, ProposeError>>);
-
-/// While something has a deadline, log time is written down at least this often.
-const TICK_MAX: Duration = Duration::from_secs(1);
 /// After a refused entry, how long until another is tried although nobody asks for one: a leader that
 /// is handing over refuses for a while, and keeps saying that it leads.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
-const PACK_COMMANDS: usize = 8_192;
 
 pub(super) struct Proposer {
     raft: Raft,
@@ -61,7 +55,7 @@ impl Proposer {
                     Some(first) => {
                         // Whoever is about to propose in this turn joins the pack.
                         tokio::task::yield_now().await;
-                        let pack = self.gather(first);
+                        let pack = gather(first, &mut self.waiting, self.pack_bytes);
                         self.propose(pack).await;
                     }
                     None => return,
@@ -70,19 +64,6 @@ impl Proposer {
                 _ = leadership(&mut self.status) => {}
             }
         }
-    }
-
-    fn gather(&mut self, first: Waiting) -> Vec<Waiting> {
-        let mut bytes = weight(&first.0);
-        let mut pack = vec![first];
-        while bytes < self.pack_bytes && pack.len() < PACK_COMMANDS {
-            let Ok(next) = self.waiting.try_recv() else { break };
-            bytes += weight(&next.0);
-            pack.push(next);
-        }
-        // Nobody waits for these any more, and none of them was ever proposed.
-        pack.retain(|(_, caller)| !caller.is_closed());
-        pack
     }
 
     async fn propose(&mut self, waiting: Vec<Waiting>) {
@@ -114,25 +95,8 @@ impl Proposer {
         if !leading {
             return None;
         }
-        let (due, last, max_step) =
-            self.state.read(|shard| (shard.next_deadline(), shard.now(), shard.max_step()));
-        let now = self.log_time.now(epoch, last, max_step);
         let least = if self.refused { REFUSED_PAUSE } else { Duration::ZERO };
-        // An entry moves log time by one step at most: rarer ticks would make it lag behind.
-        let most = TICK_MAX.min(Duration::from_millis(max_step.0 / 2)).max(least);
-        due.map(|due| Duration::from_millis(due.since(now).0).clamp(least, most))
-    }
-}
-
-fn answer(callers: Vec<oneshot::Sender<Result<Applied, ProposeError>>>, index: Index, replies: Vec<Reply>) {
-    for (caller, reply) in callers.into_iter().zip(replies) {
-        let _ = caller.send(Ok(Applied { index, reply }));
-    }
-}
-
-fn fail(callers: Vec<oneshot::Sender<Result<Applied, ProposeError>>>, error: &ProposeError) {
-    for caller in callers {
-        let _ = caller.send(Err(error.clone()));
+        until_tick(&self.state, &mut self.log_time, epoch, least)
     }
 }
 
@@ -143,22 +107,6 @@ fn refused(error: RaftError<Config, ClientWriteError<Config>>) -> ProposeError {
         }
         // Its entry is in this node's log, or was: another leader may still commit it.
         _ => ProposeError::Unknown,
-    }
-}
-
-fn weight(command: &Command) -> usize {
-    match &command.op {
-        Op::Queue(QueueOp::Push { messages, .. }) => {
-            messages.iter().map(|message| message.body.len() + 64).sum()
-        }
-        _ => 128,
-    }
-}
-
-async fn sleep(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,161 @@
+//! One shard's part in its stream: reads and applies what others wrote, stands when nobody writes,
+//! and holds what following and leading share.
+//!
+//! It alone changes the shard's state, so entries are applied in order whoever wrote them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_core::names::{NodeId, ShardId};
+use lockstep_core::{Pack, Reply};
+use tokio::sync::{mpsc, watch};
+
+use super::entry::{Author, Content, Entry, Position};
+use super::keys::Keys;
+use super::link::Link;
+use super::{Fault, Settings};
+use crate::log::pack::Waiting;
+use crate::log::time::LogTime;
+use crate::log::{ProposeError, Status};
+use crate::state::State;
+
+/// Between two attempts to reach a Redis that is away.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What a driver is told to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Let this member lead instead.
+    HandOver(NodeId),
+    /// Take over from whoever leads.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests depose leaders"))]
+    Stand,
+    /// Finish what is in flight, and end.
+    Stop,
+}
+
+pub(super) struct Driver {
+    pub(super) node: NodeId,
+    pub(super) shard: ShardId,
+    pub(super) settings: Settings,
+    pub(super) keys: Keys,
+    pub(super) state: Arc<State>,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) commands: mpsc::Receiver<Waiting>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) log_time: LogTime,
+    /// For appends and questions.
+    pub(super) link: Link,
+    /// For reads that Redis waits over.
+    pub(super) reader: Link,
+    /// The last entry that was applied here.
+    pub(super) tail: Position,
+    /// Who wrote it.
+    pub(super) author: Option<Author>,
+    /// Bytes and entries applied since this node last knew of a snapshot.
+    pub(super) grown: (u64, u64),
+}
+
+/// Why following or leading ended.
+pub(super) enum End {
+    /// Nobody leads: this node should stand.
+    Stand,
+    /// This node no longer leads.
+    Follow,
+    /// It was told to stop.
+    Stop,
+}
+
+impl Driver {
+    /// Runs until told to stop, or until the stream is not what it should be.
+    pub(super) async fn run(mut self) {
+        let mut next = End::Follow;
+        loop {
+            let ended = match next {
+                End::Follow => self.follow().await,
+                End::Stand => self.stand_and_lead().await,
+                End::Stop => break,
+            };
+            next = match ended {
+                Ok(end) => end,
+                Err(Fault::Away(why)) => self.away(why).await,
+                Err(Fault::Broken(why)) => return self.fail(why),
+            };
+        }
+        self.tell(|status| {
+            status.leading = false;
+            status.leader = None;
+        });
+    }
+
+    /// Redis cannot be used for now: everybody who asks is told so, until it can.
+    async fn away(&mut self, why: String) -> End {
+        self.tell(|status| {
+            status.leading = false;
+            status.leader = None;
+            status.away = Some(why.as_str().into());
+        });
+        let pause = tokio::time::sleep(RETRY);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return End::Follow,
+                Some((_, caller)) = self.commands.recv() => {
+                    let _ = caller.send(Err(ProposeError::Away));
+                }
+                Some(order) = self.orders.recv() => match order {
+                    Order::Stop => return End::Stop,
+                    Order::HandOver(_) | Order::Stand => {}
+                },
+            }
+        }
+    }
+
+    /// Applies an entry. Answers the replies to the commands in it.
+    pub(super) fn apply(&mut self, entry: Entry) -> Result<Vec<Reply>, Fault> {
+        let Entry { at, author, content } = entry;
+        let replies = match &content {
+            Content::Pack(bytes) => {
+                let pack = Pack::decode(bytes).map_err(|error| {
+                    Fault::Broken(format!("entry {} of {}: {error}", at.id(), self.keys.log()))
+                })?;
+                self.grown.0 += bytes.len() as u64;
+                self.state.apply(at.index, at.epoch, &pack)
+            }
+            Content::Reign | Content::HandOver(_) => {
+                self.state.apply_blank(at.index, at.epoch);
+                Vec::new()
+            }
+        };
+        self.grown.0 += 64;
+        self.grown.1 += 1;
+        self.tail = at;
+        self.author = Some(author);
+        Ok(replies)
+    }
+
+    /// Changes what others see of this shard here.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Status)) {
+        let (mut was, mut is) = (false, false);
+        self.status.send_modify(|status| {
+            was = status.leading;
+            change(status);
+            status.epoch = self.tail.epoch;
+            status.applied = self.tail.index;
+            is = status.leading;
+        });
+        let (shard, epoch) = (self.shard.0, self.tail.epoch.0);
+        if was && !is {
+            tracing::info!(shard, epoch, "no longer leading");
+            self.state.waiters().wake_all();
+        }
+        if !was && is {
+            tracing::info!(shard, epoch, "leading");
+        }
+    }
+
+    fn fail(&mut self, why: String) {
+        tracing::error!(shard = self.shard.0, "{why}");
+        self.tell(|status| *status = Status { failed: Some(why), ..Status::default() });
+    }
+}

@@ -1,0 +1,208 @@
+//! Following: reads the stream behind the last applied entry, and believes nothing that does not fit.
+//!
+//! Entries are the leader's heartbeats. It never writes.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use redis::Value;
+use tokio::time::Instant;
+
+use super::driver::{Driver, End, Order};
+use super::entry::{Content, Entry, parse_id};
+use super::keys::Keys;
+use super::link::Link;
+use super::{Fault, snapshot};
+use crate::log::ProposeError;
+
+/// Entries in one read, at most.
+const READ: u32 = 256;
+/// A stream that never had an entry waits for nobody: its first reign may begin almost at once.
+const FIRST: Duration = Duration::from_millis(200);
+/// One read waits at most this long, so that a lost tail is noticed while nobody writes.
+const LOOK: Duration = Duration::from_millis(1_000);
+
+/// What a follower waits for.
+enum Next {
+    /// None, if nobody wrote.
+    Entries(Vec<Entry>),
+    Ordered(End),
+}
+
+impl Driver {
+    /// Follows until nobody has written for an election time-out, or the leader names this node.
+    pub(super) async fn follow(&mut self) -> Result<End, Fault> {
+        if self.tail.index.0 == 0 {
+            self.load().await?;
+        }
+        let patience = self.patience();
+        let mut heard = Instant::now();
+        self.must_be_there().await?;
+        loop {
+            let left = patience.saturating_sub(heard.elapsed());
+            if left.is_zero() {
+                return Ok(End::Stand);
+            }
+            let entries = match self.next(left.min(LOOK)).await? {
+                Next::Entries(entries) => entries,
+                Next::Ordered(end) => return Ok(end),
+            };
+            if entries.is_empty() {
+                self.must_be_there().await?;
+                continue;
+            }
+            heard = Instant::now();
+            if self.take(entries).await? {
+                return Ok(End::Stand);
+            }
+        }
+    }
+
+    /// Waits for entries at most `wait`, and turns away whoever comes meanwhile.
+    async fn next(&mut self, wait: Duration) -> Result<Next, Fault> {
+        let read = read(&mut self.reader, &self.keys, self.tail.id(), wait);
+        tokio::pin!(read);
+        loop {
+            tokio::select! {
+                biased;
+                entries = &mut read => return entries.map(Next::Entries),
+                Some((_, caller)) = self.commands.recv() => {
+                    let hint = self.status.borrow().leader;
+                    let _ = caller.send(Err(ProposeError::NotLeader { hint }));
+                }
+                Some(order) = self.orders.recv() => match order {
+                    Order::Stop => return Ok(Next::Ordered(End::Stop)),
+                    Order::Stand => return Ok(Next::Ordered(End::Stand)),
+                    Order::HandOver(_) => {}
+                },
+            }
+        }
+    }
+
+    /// Applies what was read. Says whether this node was named to lead next.
+    async fn take(&mut self, entries: Vec<Entry>) -> Result<bool, Fault> {
+        let mut heir = None;
+        for entry in entries {
+            if !self.fits(&entry).await? {
+                // What was between is in a snapshot, which has been loaded; read on behind it.
+                return Ok(false);
+            }
+            heir = match &entry.content {
+                Content::HandOver(to) => Some(*to),
+                Content::Reign | Content::Pack(_) => None,
+            };
+            self.apply(entry)?;
+        }
+        let leader = self.author.as_ref().map(|author| author.node);
+        self.tell(|status| {
+            status.leader = if heir.is_some() { None } else { leader.filter(|leader| *leader != self.node) };
+            status.away = None;
+        });
+        Ok(heir == Some(self.node))
+    }
+
+    /// Whether an entry is the next one. If it lies further on, loads the snapshot that must explain it.
+    async fn fits(&mut self, entry: &Entry) -> Result<bool, Fault> {
+        let (at, tail) = (entry.at, self.tail);
+        if at.index.0 == tail.index.0 + 1 && (tail.index.0 == 0 || tail.may_precede(at)) {
+            return Ok(true);
+        }
+        if at.index.0 > tail.index.0 + 1 {
+            let pointer = snapshot::pointer(&mut self.link, &self.keys).await?;
+            if pointer.is_some_and(|pointer| pointer.at.index > tail.index) {
+                self.load().await?;
+                return Ok(false);
+            }
+            return Err(Fault::Broken(format!(
+                "{} goes on with entry {} (index {}) where index {} should follow, and no snapshot holds what is \
+                 between: somebody trimmed or deleted entries. Restore Redis from a backup, or import the last \
+                 export; docs/stores.md has the permissions that prevent this",
+                self.keys.log(),
+                at.id(),
+                at.index,
+                tail.index.0 + 1,
+            )));
+        }
+        Err(self.lost_tail(&format!("{} (index {})", at.id(), at.index)))
+    }
+
+    /// Takes the latest snapshot's state over.
+    async fn load(&mut self) -> Result<(), Fault> {
+        let mut link = self.link.another();
+        let Some((at, state)) = snapshot::load(&mut link, &self.keys).await? else { return Ok(()) };
+        self.state.install(&state).map_err(|error| {
+            Fault::Broken(format!("the snapshot at index {} of {}: {error}", at.index, self.keys.log()))
+        })?;
+        self.tail = at;
+        self.grown = (0, 0);
+        self.tell(|_| {});
+        Ok(())
+    }
+
+    /// The stream must still reach as far as this node has read it.
+    async fn must_be_there(&mut self) -> Result<(), Fault> {
+        let mut look = redis::cmd("EVAL");
+        look.arg(include_str!("last.lua")).arg(1).arg(self.keys.log());
+        let last = match self.link.ask(&look).await.map_err(Fault::away)? {
+            Value::Array(mut pair) => match pair.first_mut().map(std::mem::take) {
+                Some(Value::BulkString(id)) => id,
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
+        match parse_id(&last) {
+            Some(last) if last >= (self.tail.epoch, self.tail.seq) => Ok(()),
+            _ => Err(self.lost_tail(&String::from_utf8_lossy(&last))),
+        }
+    }
+
+    /// What this node has applied is not in the stream any more.
+    pub(super) fn lost_tail(&self, last: &str) -> Fault {
+        let tail = self.tail;
+        Fault::Broken(format!(
+            "{} ends at {last}, but this node has applied {} (index {}): Redis has lost acknowledged entries, or \
+             somebody deleted them. Nothing was written since. If Redis can be brought back with all its data, do \
+             that; otherwise start the nodes again: they go on from what Redis still has. docs/stores.md says \
+             which settings prevent this",
+            self.keys.log(),
+            tail.id(),
+            tail.index,
+        ))
+    }
+
+    /// How long this node waits for a sign of a leader: drawn anew each time, so that two rarely stand at once.
+    fn patience(&self) -> Duration {
+        if self.tail.index.0 == 0 {
+            return FIRST.mul_f64(rand::rng().random_range(0.1..1.0));
+        }
+        let (min, max) = (self.settings.election_min, self.settings.election_max);
+        min + (max.saturating_sub(min)).mul_f64(rand::rng().random_range(0.0..1.0))
+    }
+}
+
+/// Reads what follows `after`; waits up to `wait` if there is nothing yet.
+async fn read(reader: &mut Link, keys: &Keys, after: String, wait: Duration) -> Result<Vec<Entry>, Fault> {
+    let ms = u64::try_from(wait.as_millis()).unwrap_or(1).max(1);
+    let mut read = redis::cmd("XREAD");
+    read.arg("COUNT").arg(READ).arg("BLOCK").arg(ms).arg("STREAMS").arg(keys.log()).arg(after);
+    let value = reader.ask_within(&read, wait + LOOK).await.map_err(Fault::away)?;
+    let entries = match value {
+        Value::Nil => return Ok(Vec::new()),
+        Value::Array(streams) => streams.into_iter().next(),
+        _ => None,
+    };
+    let Some(Value::Array(mut stream)) = entries else { return Ok(Vec::new()) };
+    let Some(Value::Array(entries)) = stream.pop() else { return Ok(Vec::new()) };
+    let read = entries.into_iter().map(Entry::read).collect::<Result<Vec<_>, _>>();
+    read.map_err(|id| foreign(keys, &id))
+}
+
+/// An entry that Lockstep did not write.
+pub(super) fn foreign(keys: &Keys, id: &str) -> Fault {
+    let log = keys.log();
+    Fault::Broken(format!(
+        "entry {id} of {log} was not written by Lockstep, and no leader can write behind it. Find out who wrote it, \
+         take it out (XDEL {log} {id}), set the stream's last id back to that of the entry before it (XSETID), and \
+         start the nodes again; docs/stores.md has the permissions that prevent this"
+    ))
+}

@@ -1,0 +1,266 @@
+//! Leading: stands by one append that is election and fence at once, then appends packs one by one.
+//!
+//! Whenever an append is not certainly in, this node stops leading. It never changes what it once
+//! sent under an id.
+
+use std::time::Duration;
+
+use lockstep_core::Pack;
+use lockstep_core::names::NodeId;
+use redis::Value;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Fault;
+use super::driver::{Driver, End, Order};
+use super::entry::{Author, Content, Entry, Position, parse_id};
+use super::link::Failed;
+use super::snapshot::{self, Written};
+use crate::clock::unix_millis;
+use crate::log::ProposeError;
+use crate::log::pack::{Caller, Waiting, answer, fail, gather, sleep, until_tick};
+
+/// Between two tries of one append.
+const AGAIN: Duration = Duration::from_millis(50);
+/// After a snapshot could not be written.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
+/// A stream of many small entries takes long to read, however few bytes they are.
+const SNAPSHOT_ENTRIES: u64 = 200_000;
+
+/// What became of an append.
+enum Fate {
+    Done,
+    /// Not in, and never will be: the stream ends elsewhere.
+    Elsewhere(String),
+    /// Certainly not in.
+    Refused(String),
+    /// It may be in, or may yet come in.
+    Unknown(String),
+}
+
+/// A snapshot that is being written.
+type Snapshot = JoinHandle<Result<Written, Failed>>;
+
+impl Driver {
+    /// Tries to begin a reign, and leads for as long as it lasts.
+    pub(super) async fn stand_and_lead(&mut self) -> Result<End, Fault> {
+        let author = Author::new(self.node);
+        let at = self.tail.reign(unix_millis() / 1000);
+        match self.append(at, &author, Content::Reign).await {
+            Fate::Done => {}
+            Fate::Elsewhere(last) => return self.moved_on(&last).map(|()| End::Follow),
+            Fate::Refused(why) | Fate::Unknown(why) => return Err(Fault::Away(why)),
+        }
+        self.apply(Entry { at, author: author.clone(), content: Content::Reign })?;
+        self.tell(|status| {
+            status.leader = Some(self.node);
+            status.leading = true;
+            status.away = None;
+        });
+        let ended = self.lead(&author).await;
+        self.tell(|status| {
+            status.leading = false;
+            status.leader = None;
+        });
+        self.turn_away();
+        ended
+    }
+
+    async fn lead(&mut self, author: &Author) -> Result<End, Fault> {
+        let mut snapshot: Option<Snapshot> = None;
+        let mut not_before = Instant::now();
+        loop {
+            let least = Duration::ZERO;
+            let due = until_tick(&self.state, &mut self.log_time, self.tail.epoch, least);
+            let tick = due.unwrap_or(self.settings.heartbeat).min(self.settings.heartbeat);
+            let ended = tokio::select! {
+                biased;
+                Some(order) = self.orders.recv() => match order {
+                    Order::HandOver(to) if to != self.node => self.hand_over(author, to).await?,
+                    Order::HandOver(_) | Order::Stand => None,
+                    Order::Stop => Some(End::Stop),
+                },
+                Some(first) = self.commands.recv() => {
+                    // Whoever is about to propose in this turn joins the pack.
+                    tokio::task::yield_now().await;
+                    let pack = gather(first, &mut self.commands, self.settings.pack_bytes);
+                    self.propose(author, pack).await?
+                }
+                () = sleep(Some(tick)) => self.propose(author, Vec::new()).await?,
+                written = finished(&mut snapshot) => {
+                    not_before = self.snapshot_done(written);
+                    None
+                }
+            };
+            if let Some(end) = ended {
+                return Ok(end);
+            }
+            if snapshot.is_none() && self.snapshot_is_due() && Instant::now() >= not_before {
+                snapshot = Some(self.begin_snapshot());
+            }
+        }
+    }
+
+    /// Appends one pack and answers everybody in it.
+    async fn propose(&mut self, author: &Author, waiting: Vec<Waiting>) -> Result<Option<End>, Fault> {
+        let (commands, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
+        let pack = Pack { now: self.log_time.stamp(self.tail.epoch, last, max_step), commands };
+        self.commit(author, Content::Pack(pack.encode()), callers).await
+    }
+
+    /// Names another member to lead next, and ends this reign.
+    async fn hand_over(&mut self, author: &Author, to: NodeId) -> Result<Option<End>, Fault> {
+        let ended = self.commit(author, Content::HandOver(to), Vec::new()).await?;
+        Ok(ended.or(Some(End::Follow)))
+    }
+
+    async fn commit(
+        &mut self,
+        author: &Author,
+        content: Content,
+        callers: Vec<Caller>,
+    ) -> Result<Option<End>, Fault> {
+        let at = self.tail.next();
+        match self.append(at, author, content.clone()).await {
+            Fate::Done => {
+                let replies = self.apply(Entry { at, author: author.clone(), content })?;
+                self.tell(|status| status.away = None);
+                answer(callers, at.index, replies);
+                Ok(None)
+            }
+            Fate::Elsewhere(last) => {
+                fail(callers, &ProposeError::NotLeader { hint: None });
+                self.moved_on(&last).map(|()| Some(End::Follow))
+            }
+            Fate::Refused(why) => {
+                fail(callers, &ProposeError::Away);
+                Err(Fault::Away(why))
+            }
+            Fate::Unknown(why) => {
+                fail(callers, &ProposeError::Unknown);
+                Err(Fault::Away(why))
+            }
+        }
+    }
+
+    /// Sends one entry until its fate is known, or for an election time-out.
+    async fn append(&mut self, at: Position, author: &Author, content: Content) -> Fate {
+        let (kind, payload) = content.fields();
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("append.lua")).arg(2).arg(self.keys.log()).arg(self.keys.born());
+        script
+            .arg(self.tail.id())
+            .arg(at.id())
+            .arg(at.index.0)
+            .arg(author.text())
+            .arg(kind)
+            .arg(&payload[..]);
+        let begun = Instant::now();
+        let mut maybe = false;
+        loop {
+            let why = match self.link.ask(&script).await {
+                Ok(value) => match said(value) {
+                    Some((true, _)) => return Fate::Done,
+                    // After a try whose fate nobody knew, others may stand behind it already.
+                    Some((false, last)) if maybe => return self.look_back(at, author, last).await,
+                    Some((false, last)) => return Fate::Elsewhere(last),
+                    None => "Redis answers, but not as its scripts do".to_owned(),
+                },
+                Err(Failed::Not(why)) if !maybe => return Fate::Refused(why),
+                Err(Failed::Maybe(why)) => {
+                    maybe = true;
+                    why
+                }
+                Err(Failed::Not(why)) => why,
+            };
+            self.tell(|status| status.away = Some(why.as_str().into()));
+            if begun.elapsed() >= self.settings.election_min {
+                return Fate::Unknown(why);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Whether an entry that was sent more than once is in the stream, which has moved on since.
+    async fn look_back(&mut self, at: Position, author: &Author, last: String) -> Fate {
+        let look = self.link.ask(redis::cmd("XRANGE").arg(self.keys.log()).arg(at.id()).arg(at.id())).await;
+        match look {
+            Ok(Value::Array(mut found)) => match found.pop().map(Entry::read) {
+                // It is in, and the reign is over: followers will read it.
+                Some(Ok(entry)) if entry.author == *author => Fate::Unknown("another node leads".into()),
+                Some(_) => Fate::Elsewhere(last),
+                // Never there, or trimmed away.
+                None => Fate::Unknown("another node leads".into()),
+            },
+            _ => Fate::Unknown("another node leads".into()),
+        }
+    }
+
+    /// The stream does not end where this node believed. Whether that is how it should be.
+    fn moved_on(&self, last: &str) -> Result<(), Fault> {
+        match parse_id(last.as_bytes()) {
+            Some(last) if last > (self.tail.epoch, self.tail.seq) => Ok(()),
+            Some(_) if self.tail.index.0 > 0 => Err(self.lost_tail(last)),
+            Some(_) => Ok(()),
+            None => Err(Fault::Broken(format!(
+                "{} is gone, although it has been there ({} remembers it): somebody deleted it. Restore Redis from \
+                 a backup, or import the last export; to begin with nothing, use another name in --store",
+                self.keys.log(),
+                self.keys.born(),
+            ))),
+        }
+    }
+
+    /// Answers whoever still waits for a pack of a reign that is over.
+    fn turn_away(&mut self) {
+        while let Ok((_, caller)) = self.commands.try_recv() {
+            let _ = caller.send(Err(ProposeError::NotLeader { hint: None }));
+        }
+    }
+
+    fn snapshot_is_due(&self) -> bool {
+        self.grown.0 >= self.settings.snapshot_bytes || self.grown.1 >= SNAPSHOT_ENTRIES
+    }
+
+    fn begin_snapshot(&mut self) -> Snapshot {
+        let (_, bytes) = self.state.snapshot();
+        let (at, keys, mut link) = (self.tail, self.keys.clone(), self.link.another());
+        self.grown = (0, 0);
+        tokio::spawn(async move { snapshot::write(&mut link, &keys, at.epoch, at, bytes).await })
+    }
+
+    /// When the next snapshot may begin.
+    fn snapshot_done(&mut self, written: Result<Written, Failed>) -> Instant {
+        match written {
+            Ok(written) => {
+                tracing::debug!(shard = self.shard.0, ?written, "snapshot");
+                Instant::now()
+            }
+            Err(failed) => {
+                tracing::warn!(shard = self.shard.0, why = failed.why(), "cannot write a snapshot to Redis");
+                self.grown.0 = self.settings.snapshot_bytes;
+                Instant::now() + SNAPSHOT_PAUSE
+            }
+        }
+    }
+}
+
+/// The end of a snapshot that is being written; never, if none is.
+async fn finished(snapshot: &mut Option<Snapshot>) -> Result<Written, Failed> {
+    let Some(running) = snapshot else { return std::future::pending().await };
+    let written = running.await.unwrap_or_else(|error| Err(Failed::Maybe(error.to_string())));
+    *snapshot = None;
+    written
+}
+
+/// What the script of an append answers.
+fn said(value: Value) -> Option<(bool, String)> {
+    let Value::Array(pair) = value else { return None };
+    match pair.as_slice() {
+        [Value::Int(done), Value::BulkString(last)] => {
+            Some((*done == 1, String::from_utf8_lossy(last).into_owned()))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,226 @@
+//! The same promises with Redis as the store: nodes keep nothing, and Redis itself may be killed.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::kit::{Cluster, RedisServer, Settings, eventually, run_to_end, serve_command};
+use crate::load::Load;
+use crate::seven_lines;
+
+const CLIENTS: u32 = 6;
+const RECOVERY: Duration = Duration::from_secs(10);
+
+async fn start(redis: &RedisServer) -> Cluster {
+    Cluster::start_with(Settings::on_redis(3, &redis.url())).await
+}
+
+#[tokio::test]
+async fn the_seven_lines_work_on_redis() {
+    let redis = RedisServer::start();
+    let cluster = start(&redis).await;
+    seven_lines::work_on(&cluster).await;
+    for route in ["/health", "/cluster"] {
+        let told = cluster.http(1).get(route).await.unwrap();
+        let warnings = if route == "/health" { &told.json["warnings"] } else { &told.json["store_warnings"] };
+        assert_eq!(warnings, &json!([]), "{}", told.text);
+    }
+}
+
+#[tokio::test]
+async fn a_killed_leader_loses_nothing_and_is_replaced_by_a_node_without_a_volume() {
+    let redis = RedisServer::start();
+    let mut cluster = start(&redis).await;
+    let leader = cluster.leader().await;
+    let load = Load::start(&cluster, CLIENTS);
+    load.goes_on(100, Duration::from_secs(20)).await;
+
+    cluster.node(leader).kill();
+    let survivors = cluster.others(leader);
+    let killed = Instant::now();
+    assert_ne!(cluster.leader_among(&survivors).await, leader);
+    load.goes_on(50, RECOVERY.saturating_sub(killed.elapsed())).await;
+
+    cluster.node(leader).start();
+    cluster.ready(leader).await;
+    load.goes_on(50, RECOVERY).await;
+    let told = load.stop().await;
+    told.all_delivered(&cluster, &cluster.ids()).await;
+    assert!(!cluster.node(leader).data.exists(), "a node on Redis has written to a directory");
+}
+
+#[tokio::test]
+async fn everything_killed_at_once_redis_included_comes_back_whole() {
+    let redis = RedisServer::start();
+    let mut cluster =
+        Cluster::start_with(Settings::on_redis(3, &redis.url()).with("--snapshot-bytes", "65536")).await;
+    let held = json!({"name": "kept", "owner": "keeper", "ttl_ms": 600_000});
+    let before = cluster.http(1).post("/lock/acquire", &held).await.unwrap();
+    assert_eq!(before.status, 200, "{}", before.text);
+    let load = Load::start(&cluster, CLIENTS);
+    load.goes_on(300, Duration::from_secs(20)).await;
+
+    redis.kill();
+    cluster.kill_all();
+    redis.run();
+    cluster.start_all();
+    cluster.all_ready().await;
+    load.goes_on(50, RECOVERY).await;
+    let told = load.stop().await;
+
+    let again = cluster.http(2).post("/lock/acquire", &held).await.unwrap();
+    assert_eq!(again.json["token"], before.json["token"], "the hold has survived: {}", again.text);
+    let newer = json!({"name": "new", "owner": "another"});
+    let newer = cluster.http(3).post("/lock/acquire", &newer).await.unwrap();
+    assert!(newer.json["token"].as_u64() > Some(told.largest_token()), "{}", newer.text);
+    told.all_delivered(&cluster, &cluster.ids()).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_and_comes_back_loses_nothing_and_nobody_has_to_help() {
+    let redis = RedisServer::start();
+    let cluster = start(&redis).await;
+    let load = Load::start(&cluster, CLIENTS);
+    load.goes_on(100, Duration::from_secs(20)).await;
+
+    redis.kill();
+    let body = json!({"name": "any", "owner": "o"});
+    eventually("a request is refused with 503 quickly", RECOVERY, || async {
+        let asked = Instant::now();
+        let answer = cluster.http(2).post("/lock/acquire", &body).await.ok()?;
+        let quick = asked.elapsed() < Duration::from_secs(3);
+        (quick && answer.status == 503 && answer.code() == "store_away").then_some(())
+    })
+    .await;
+    let ready = cluster.http(2).get("/ready").await.unwrap();
+    assert!(ready.status == 503 && ready.text.contains("is away"), "{}", ready.text);
+    assert_eq!(cluster.http(2).get("/health").await.unwrap().status, 200, "the process runs");
+
+    redis.run();
+    load.goes_on(100, RECOVERY).await;
+    let told = load.stop().await;
+    told.all_delivered(&cluster, &cluster.ids()).await;
+}
+
+#[tokio::test]
+async fn a_paused_leader_that_wakes_is_fenced() {
+    let redis = RedisServer::start();
+    let mut cluster = start(&redis).await;
+    let old = cluster.leader().await;
+    let others = cluster.others(old);
+    let held = json!({"name": "resource", "owner": "first", "ttl_ms": 600_000});
+    let first = cluster.http(old).post("/lock/acquire", &held).await.unwrap();
+    assert_eq!(first.status, 200, "{}", first.text);
+
+    cluster.node(old).pause();
+    assert_ne!(cluster.leader_among(&others).await, old);
+    let release = json!({"name": "resource", "owner": "first", "token": first.json["token"]});
+    let released = cluster.http(others[0]).post("/lock/release", &release).await.unwrap();
+    assert_eq!(released.status, 200, "{}", released.text);
+    let second = json!({"name": "resource", "owner": "second", "ttl_ms": 600_000});
+    let second = cluster.http(others[1]).post("/lock/acquire", &second).await.unwrap();
+    assert_eq!(second.status, 200, "{}", second.text);
+
+    // These lie in its sockets when it wakes, still believing that it leads.
+    let third = json!({"name": "resource", "owner": "third", "ttl_ms": 600_000}).to_string();
+    let write = format!(
+        "POST /lock/acquire HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{third}",
+        third.len()
+    );
+    let read = "GET /lock/get?name=resource HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    let mut asked = Vec::new();
+    for request in [&write, read] {
+        asked.push(cluster.http(old).send(request.as_bytes()).await.unwrap());
+    }
+    cluster.node(old).resume();
+    for mut stream in asked {
+        let mut bytes = Vec::new();
+        let reading = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut bytes);
+        crate::kit::within("an answer of the woken leader", Duration::from_secs(20), reading).await.unwrap();
+        let answer = crate::kit::parse_answer(&bytes).unwrap();
+        assert_ne!(answer.json["acquired"], true, "granted twice: {}", answer.text);
+        let truthful = answer.status != 200 || answer.json["holders"][0]["owner"] == "second";
+        assert!(truthful, "a deposed leader answered from before: {}", answer.text);
+    }
+    cluster.leader().await;
+}
+
+#[tokio::test]
+async fn weak_settings_are_named_and_do_not_keep_a_node_from_serving() {
+    let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let mut cluster = Cluster::start_with(Settings::on_redis(1, &redis.url())).await;
+    for route in ["/health", "/cluster"] {
+        let told = cluster.http(1).get(route).await.unwrap();
+        assert!(
+            told.text.contains("appendfsync everysec") && told.text.contains("Set appendfsync always"),
+            "{}",
+            told.text
+        );
+    }
+    assert!(cluster.node(1).log_text().contains("Set appendfsync always"));
+}
+
+/// Starts a node that must not start; what it says.
+async fn refusal(url: &str, what: &str) -> String {
+    let mut cluster = Cluster::prepare(Settings::on_redis(1, url)).await;
+    let output = run_to_end(what, serve_command(cluster.node(1)), Duration::from_secs(20)).await;
+    assert!(!output.status.success(), "{what}: it exited with success");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{what}: {said}");
+    said
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_be_used_is_refused_with_a_way_out() {
+    let redis = RedisServer::start_with(&["--appendonly", "yes", "--requirepass", "secret"]);
+    let port = redis.port;
+    let said = refusal(&format!("redis://:wrong@127.0.0.1:{port}"), "a wrong password").await;
+    assert!(said.contains("refuses the login") && !said.contains("wrong@"), "{said}");
+    let said = refusal(&redis.url(), "no password").await;
+    assert!(said.contains("refuses the login"), "{said}");
+    let said = refusal(&format!("redis://:secret@127.0.0.1:{port}/99"), "a database that is not there").await;
+    assert!(said.contains("no database 99"), "{said}");
+    let said = refusal("redis://127.0.0.1:1", "nobody listens").await;
+    assert!(said.contains("127.0.0.1:1") && said.contains("--store"), "{said}");
+
+    let master = RedisServer::start();
+    let of = format!("127.0.0.1 {}", master.port);
+    let replica = RedisServer::start_with(&["--replicaof", &of]);
+    let said = refusal(&replica.url(), "a replica").await;
+    assert!(said.contains("is a replica") && said.contains("master"), "{said}");
+
+    let full = RedisServer::start_with(&["--maxmemory", "1"]);
+    let said = refusal(&full.url(), "out of memory").await;
+    assert!(said.contains("maxmemory"), "{said}");
+    assert_eq!(full.cli(&["DBSIZE"]), "0", "nothing was written");
+}
+
+#[tokio::test]
+async fn a_redis_without_memory_gives_503_and_everything_goes_on_when_there_is_some() {
+    let redis = RedisServer::start();
+    let cluster = start(&redis).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let push = json!({"payload": "x"});
+    eventually("a push is refused", RECOVERY, || async {
+        let answer = cluster.http(1).post("/queue/push", &push).await.ok()?;
+        (answer.status == 503 && answer.code() == "store_away").then_some(())
+    })
+    .await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("a push is taken again", RECOVERY, || async {
+        let answer = cluster.http(1).post("/queue/push", &push).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_damaged_stream_ends_the_node_with_a_sentence() {
+    let redis = RedisServer::start();
+    let mut cluster = Cluster::start_with(Settings::on_redis(1, &redis.url())).await;
+    redis.cli(&["XADD", "{lockstep:default:0}:log", "*", "field", "value"]);
+    let status = cluster.node(1).ended(RECOVERY).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(cluster.node(1).log_text().contains("was not written by Lockstep"));
+}
