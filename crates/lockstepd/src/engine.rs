@@ -103,7 +103,7 @@ impl Engine {
         let forming = Forming::new(directory, config.node, ids, config.queue_shards, QUEUE_SHARDS)?;
         let (wal, snapshots) = match disk {
             Some((disk, snapshots)) => (Wal::memory(&disk), snapshots),
-            None => open_store(&config.data)?,
+            None => open_store(&config.data, forming.identity().borrow().is_some())?,
         };
         let formed = wal.has_recovered(ShardId::COORDINATION);
         if formed {
@@ -225,8 +225,13 @@ impl Incarnations for Home {
     }
 }
 
-fn open_store(data: &Path) -> Result<(Wal, Snapshots), Error> {
-    let wal = Wal::open(&data.join("wal"), wal::Settings::default())?;
+/// A member that finds no log has lost what it promised: it must not begin another.
+fn open_store(data: &Path, member: bool) -> Result<(Wal, Snapshots), Error> {
+    let directory = data.join("wal");
+    if member {
+        Wal::must_exist(&directory)?;
+    }
+    let wal = Wal::open(&directory, wal::Settings::default())?;
     let snapshots = Snapshots::open(&data.join("snapshots")).map_err(Error::Snapshots)?;
     Ok((wal, snapshots))
 }

@@ -28,6 +28,8 @@ pub(super) struct Machine {
     applied: watch::Sender<Applied>,
     /// Bytes of log applied since the last snapshot.
     since_snapshot: Arc<AtomicU64>,
+    /// Up to where the log was purged at the start: every snapshot covers that.
+    purged: Option<LogId>,
 }
 
 impl Machine {
@@ -36,8 +38,22 @@ impl Machine {
         snapshots: Snapshots,
         applied: watch::Sender<Applied>,
         since_snapshot: Arc<AtomicU64>,
+        purged: Option<LogId>,
     ) -> Self {
-        Self { state, snapshots, meta: SnapshotMeta::default(), applied, since_snapshot }
+        Self { state, snapshots, meta: SnapshotMeta::default(), applied, since_snapshot, purged }
+    }
+
+    /// Refuses a snapshot that leaves a hole before the log. openraft would go on from an empty state.
+    fn covers_the_purged(&self, last: Option<LogId>) -> io::Result<()> {
+        if last >= self.purged {
+            return Ok(());
+        }
+        let shard = self.state.id();
+        let why = format!(
+            "the snapshot of shard {shard} is missing or older than the log behind it. Restore this node's data \
+             directory from a copy, or remove the node from the cluster and join under a new id"
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
     fn apply_one(
@@ -155,11 +171,15 @@ impl RaftStateMachine<Config> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let Some(bytes) = self.snapshots.load(self.state.id())? else { return Ok(None) };
+        let Some(bytes) = self.snapshots.load(self.state.id())? else {
+            self.covers_the_purged(None)?;
+            return Ok(None);
+        };
         let image: Image = postcard::from_bytes(&bytes).map_err(|_| {
             let why = "the snapshot was written by another version of Lockstep";
             io::Error::new(io::ErrorKind::InvalidData, why)
         })?;
+        self.covers_the_purged(image.meta.last_log_id)?;
         Ok(Some(Snapshot { meta: image.meta, snapshot: image.state }))
     }
 }

@@ -131,6 +131,7 @@ impl Groups {
             self.snapshots.clone(),
             applied,
             Arc::clone(&since_snapshot),
+            storage.purged(),
         );
         let factory = network::Factory { shard, peers: Arc::clone(&self.peers) };
         let config = Arc::new(self.config(shard)?);

@@ -37,12 +37,19 @@ struct Log {
 }
 
 impl Storage {
-    /// What the write-ahead log recovered of this shard.
+    /// What the write-ahead log recovered of this shard. A log with a hole in it is refused.
     pub(super) fn open(shard: ShardId, wal: Wal) -> io::Result<Self> {
         let log = Log::read(wal.take_recovered(shard)).map_err(|error| {
             let why = format!("the log of shard {shard} was written by another version of Lockstep: {error}");
             io::Error::new(io::ErrorKind::InvalidData, why)
         })?;
+        if let Some(index) = log.missing() {
+            let why = format!(
+                "entry {index} of the log of shard {shard} is missing, and later ones are there. Restore this node's \
+                 data directory from a copy, or remove the node from the cluster and join under a new id"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         Ok(Self { shard, wal, log: Arc::new(Mutex::new(log)) })
     }
 
@@ -50,6 +57,11 @@ impl Storage {
     pub(super) fn is_formed(&self) -> bool {
         let log = self.lock();
         log.purged.is_some() || !log.entries.is_empty()
+    }
+
+    /// The last entry that is only in a snapshot: without one that covers it, the state is lost.
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.lock().purged
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {
@@ -73,6 +85,12 @@ impl Log {
         };
         let entries = recovered.entries.into_iter().map(read).collect::<Result<_, _>>()?;
         Ok(Self { vote, purged, entries })
+    }
+
+    /// The first index that should be there and is not.
+    fn missing(&self) -> Option<u64> {
+        let first = self.purged.map_or(0, |purged| purged.index + 1);
+        (first..).zip(self.entries.keys()).find(|(due, index)| due != *index).map(|(due, _)| due)
     }
 }
 

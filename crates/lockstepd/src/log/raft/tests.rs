@@ -78,14 +78,19 @@ impl Cluster {
     }
 
     async fn start(&mut self, node: NodeId) {
+        self.try_start(node).await.unwrap();
+    }
+
+    async fn try_start(&mut self, node: NodeId) -> Result<(), Error> {
         let (disk, snapshots) = self.disks[&node].clone();
         let peers = Arc::new(End { node, wires: Arc::clone(&self.wires) });
         let groups =
             Groups::new(self.settings.clone(), node, Wal::memory(&disk), snapshots, peers, Clock::tokio());
         self.wires.handlers.lock().unwrap().insert(node, groups.handler());
         let state = State::new(self.shard, settings());
-        let log = groups.start(self.shard, Arc::clone(&state)).await.unwrap();
+        let log = groups.start(self.shard, Arc::clone(&state)).await?;
         self.nodes.insert(node, Node { groups, log, state });
+        Ok(())
     }
 
     async fn stop(&mut self, node: NodeId) {
@@ -247,4 +252,39 @@ async fn leadership_is_handed_over_on_request() {
     cluster.caught_up(other, leader).await;
     cluster.log(leader).hand_over(other).await;
     assert_eq!(cluster.leader(Some(leader)).await, other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purged_log_without_its_snapshot_is_refused() {
+    let settings = Settings { snapshot_bytes: 100_000, ..Settings::default() };
+    let mut cluster = Cluster::new(ShardId(1), settings).await;
+    let leader = cluster.leader(None).await;
+    for seq in 1..=800 {
+        cluster.log(leader).propose(push(seq, 1_000)).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(cluster.disks[&leader].0.first_index(cluster.shard) > 0, "nothing was purged");
+    cluster.stop(leader).await;
+    cluster.disks.get_mut(&leader).unwrap().1 = Snapshots::memory();
+    let refused = cluster.try_start(leader).await.unwrap_err().to_string();
+    assert!(refused.contains("snapshot") && refused.contains("missing"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_log_with_a_hole_is_refused() {
+    use crate::store::wal::Record;
+    for (purged, first) in [(None, 3), (Some(3), 5)] {
+        let disk = MemoryDisk::default();
+        let wal = Wal::memory(&disk);
+        let id = |index| {
+            let leader = openraft::impls::leader_id_adv::LeaderId { term: 1, node_id: 1 };
+            types::LogId::new(openraft::vote::RaftLeaderId::to_committed(&leader), index)
+        };
+        let entry = types::Entry { log_id: id(first), payload: openraft::EntryPayload::Blank };
+        let mark = purged.map(|index| Record::Purge(index, types::encode(&id(index))));
+        let records = mark.into_iter().chain([Record::Entry(first, types::encode(&entry))]).collect();
+        wal.append(ShardId(1), records, Box::new(|| ()));
+        let refused = storage::Storage::open(ShardId(1), Wal::memory(&disk)).err().unwrap().to_string();
+        assert!(refused.contains("missing"), "{refused}");
+    }
 }

@@ -83,6 +83,15 @@ pub enum Error {
         /// Where the first bad batch begins.
         offset: u64,
     },
+    /// A file that was there once is not there any more.
+    #[error(
+        "the log file {path} is missing: what this node had promised in it is lost. Restore this node's data directory \
+         from a copy, or remove the node from the cluster and join under a new id"
+    )]
+    Missing {
+        /// Which.
+        path: PathBuf,
+    },
 }
 
 /// Called once the records are durable, or never: the process stops when the disk fails.
@@ -110,6 +119,18 @@ impl Wal {
         let recovered = log.shards.clone();
         let writer = writer::Writer::start(directory, settings, log)?;
         Ok(Self::new(Backend::File(writer), recovered))
+    }
+
+    /// Refuses a directory whose log has gone as a whole: the first file is made before a node joins
+    /// a cluster, and there is one ever after.
+    pub fn must_exist(directory: &Path) -> Result<(), Error> {
+        let missing = || Error::Missing { path: segment::path(directory, 1) };
+        match segment::list(directory) {
+            Ok(numbers) if numbers.is_empty() => Err(missing()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+            Err(source) => Err(Error::Io { path: directory.to_owned(), source }),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// A log in memory, for simulations: `disk` outlives a simulated crash.

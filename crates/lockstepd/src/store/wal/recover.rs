@@ -47,6 +47,7 @@ pub(super) fn recover(directory: &Path) -> Result<Log, Error> {
     let numbers = segment::list(directory).map_err(io)?;
     let mut log = Log { next_sequence: 1, ..Log::default() };
     let mut torn: Option<(std::path::PathBuf, usize)> = None;
+    none_missing(directory, &numbers)?;
     for number in numbers {
         let path = segment::path(directory, number);
         let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
@@ -55,6 +56,10 @@ pub(super) fn recover(directory: &Path) -> Result<Log, Error> {
         }
         let end = read_segment(&mut log, number, &bytes);
         let begun = end > segment::HEADER as usize;
+        if !begun && number > 1 && log.segments.len() == 1 && segment::read(&bytes, end) == Found::End {
+            // A spare is made beside one in use, and that is deleted only behind a later one.
+            return Err(Error::Missing { path: segment::path(directory, number - 1) });
+        }
         if let Some((path, offset)) = torn.take_if(|_| begun || segment::any_batch_after(&bytes, 0)) {
             return Err(Error::Damaged { path, offset: offset as u64 });
         }
@@ -71,6 +76,12 @@ pub(super) fn recover(directory: &Path) -> Result<Log, Error> {
     }
     drop_spares(directory, &mut log).map_err(io)?;
     Ok(log)
+}
+
+/// Old segments go from the oldest on: there is never a hole.
+fn none_missing(directory: &Path, numbers: &[u64]) -> Result<(), Error> {
+    let hole = numbers.windows(2).find(|pair| pair[1] != pair[0] + 1);
+    hole.map_or(Ok(()), |pair| Err(Error::Missing { path: segment::path(directory, pair[0] + 1) }))
 }
 
 /// Applies the good batches from the start on; says where they end.

@@ -104,8 +104,44 @@ fn a_missing_segment_is_refused() {
     let wal = open(directory.path()).unwrap();
     (1..150).for_each(|index| append(&wal, SHARD, vec![entry(index)]));
     drop(wal);
-    std::fs::remove_file(segment::path(directory.path(), 2)).unwrap();
-    assert!(matches!(open(directory.path()), Err(Error::Damaged { .. })));
+    let file = segment::path(directory.path(), 2);
+    std::fs::remove_file(&file).unwrap();
+    assert!(matches!(open(directory.path()), Err(Error::Missing { path }) if path == file));
+}
+
+#[test]
+fn a_spare_alone_is_not_taken_for_a_new_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let wal = open(directory.path()).unwrap();
+    append(&wal, SHARD, vec![Record::Vote("mine".into())]);
+    drop(wal);
+    assert_eq!(segment::list(directory.path()).unwrap(), [1, 2]);
+    let file = segment::path(directory.path(), 1);
+    std::fs::remove_file(&file).unwrap();
+    assert!(matches!(open(directory.path()), Err(Error::Missing { path }) if path == file));
+}
+
+#[test]
+fn a_log_that_has_gone_as_a_whole_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let wal = directory.path().join("wal");
+    assert!(matches!(Wal::must_exist(&wal), Err(Error::Missing { .. })));
+    std::fs::create_dir(&wal).unwrap();
+    assert!(matches!(Wal::must_exist(&wal), Err(Error::Missing { .. })));
+    drop(open(&wal).unwrap());
+    assert!(Wal::must_exist(&wal).is_ok());
+}
+
+#[test]
+fn a_segment_that_holds_only_a_shards_first_entry_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let wal = open(directory.path()).unwrap();
+    append(&wal, ShardId(4), vec![entry(0)]);
+    (0..150).for_each(|index| append(&wal, SHARD, vec![entry(index)]));
+    append(&wal, SHARD, vec![Record::Purge(140, "140".into())]);
+    assert_eq!(segment::list(directory.path()).unwrap()[0], 1);
+    drop(wal);
+    assert_eq!(indexes(&open(directory.path()).unwrap(), ShardId(4)), [0]);
 }
 
 #[test]
