@@ -12,6 +12,7 @@ use crate::guards::Guard;
 use crate::names::{
     Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, Ticket, Token,
 };
+use crate::shard::Settings;
 use crate::stamp::Millis;
 
 /// The version of [`Pack`] and everything inside. It is the first byte of every encoded entry.
@@ -23,6 +24,8 @@ pub const VERSION: u8 = 1;
 pub struct Pack {
     /// Log time as the leader counts it.
     pub now: Millis,
+    /// The leader's settings, where they are others than the shard's: they hold from here on.
+    pub settings: Option<Settings>,
     /// In the order in which they are applied.
     pub commands: Vec<Command>,
 }

@@ -69,6 +69,11 @@ impl Memos {
         }
     }
 
+    /// Remembers at most so many from now on.
+    pub fn set_max(&mut self, named_max: u32) {
+        self.named_max = named_max;
+    }
+
     /// Looks a command up. A memo wins over `not_after`: what was done stays done.
     pub fn look_up(&mut self, command: &Command, now: Millis) -> Known {
         let known = match &command.request {
@@ -97,6 +102,11 @@ impl Memos {
                 self.origins.entry(*origin).or_default().replies.insert(*seq, reply.clone());
             }
         }
+    }
+
+    /// Whether an answer of a request of this name is remembered.
+    pub fn remembers(&self, id: &str) -> bool {
+        self.named.contains_key(id)
     }
 
     /// Forgets what is old enough.

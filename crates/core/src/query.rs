@@ -40,6 +40,11 @@ pub enum Query {
     },
     /// The queues that this shard knows.
     Queues,
+    /// Whether the shard remembers a request of this name.
+    Remembers {
+        /// The `request_id`.
+        id: String,
+    },
     /// Live members and the ring epoch.
     Members,
 }
@@ -57,6 +62,8 @@ pub enum Answer {
     Queue(QueueView),
     /// To [`Query::Queues`].
     Queues(Vec<QueueName>),
+    /// To [`Query::Remembers`].
+    Remembers(bool),
     /// To [`Query::Members`].
     Members {
         /// How often the set has changed.

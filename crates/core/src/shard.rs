@@ -20,8 +20,10 @@ use crate::stamp::{Epoch, Index, Millis, Stamp};
 /// in a history that was lost.
 const EPOCH_STEP: u64 = 1 << 20;
 
-/// What a shard is told once, at its creation, and keeps in its snapshots.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What decides besides the commands. It is part of the state, so it comes from the log alone: a
+/// replica that took it from its own flags would decide otherwise than the others, and otherwise
+/// when it reads its log again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The most that one entry may advance log time: at most one election time-out.
     pub max_step: Millis,
@@ -35,11 +37,30 @@ pub struct Settings {
     pub bytes_max: u64,
 }
 
+impl Default for Settings {
+    /// What every shard begins with, before its first leader has said anything.
+    fn default() -> Self {
+        Self {
+            max_step: Millis(2_000),
+            memo_max: 200_000,
+            waiters_max: 10_000,
+            messages_max: 5_000_000,
+            bytes_max: 4 << 30,
+        }
+    }
+}
+
+impl Settings {
+    fn limits(&self) -> Limits {
+        Limits { messages_max: self.messages_max, bytes_max: self.bytes_max }
+    }
+}
+
 /// The state of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     id: ShardId,
-    max_step: Millis,
+    settings: Settings,
     /// Where the last entry stood, and log time as of it.
     last: Stamp,
     counter: Counter,
@@ -69,16 +90,15 @@ pub enum SnapshotError {
 impl Shard {
     /// An empty shard.
     pub fn new(id: ShardId, settings: Settings) -> Self {
-        let limits = Limits { messages_max: settings.messages_max, bytes_max: settings.bytes_max };
         Self {
             id,
-            max_step: settings.max_step,
+            settings,
             last: Stamp::default(),
             counter: Counter::default(),
             memos: Memos::new(settings.memo_max),
             members: Members::default(),
             locks: Locks::new(settings.waiters_max),
-            queues: Queues::new(limits),
+            queues: Queues::new(settings.limits()),
             marks: Marks::default(),
         }
     }
@@ -116,7 +136,7 @@ impl Shard {
             // Where epochs follow the calendar, a history that was lost and its successor differ in theirs.
             self.counter.raise(by, (at.epoch.0 - 1).saturating_mul(EPOCH_STEP));
         }
-        let now = at.now.clamp(self.last.now, self.last.now.plus(self.max_step));
+        let now = at.now.clamp(self.last.now, self.last.now.plus(self.settings.max_step));
         self.last = Stamp { index: at.index, epoch: at.epoch.max(self.last.epoch), now };
         if self.next_deadline().is_some_and(|due| due <= now) {
             self.expire(&mut effects);
@@ -148,7 +168,21 @@ impl Shard {
 
     /// The most that one entry may advance log time.
     pub fn max_step(&self) -> Millis {
-        self.max_step
+        self.settings.max_step
+    }
+
+    /// What decides besides the commands.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Goes on with other settings, as an entry of the log says. Nothing that is there already ends
+    /// by it.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.memos.set_max(settings.memo_max);
+        self.locks.set_max(settings.waiters_max);
+        self.queues.set_limits(settings.limits());
     }
 
     /// Answers a read from this state.
@@ -169,6 +203,7 @@ impl Shard {
             },
             Query::Queue { queue } if !coordinates => Answer::Queue(self.queues.query(queue)),
             Query::Queues if !coordinates => Answer::Queues(self.queues.names()),
+            Query::Remembers { id } => Answer::Remembers(self.memos.remembers(id)),
             _ => Answer::Refused(Refusal::WrongShard),
         }
     }

@@ -17,6 +17,8 @@ use crate::waiters::Waiters;
 /// A replica's state, shared by the log's driver (which alone changes it) and readers.
 pub struct State {
     id: ShardId,
+    /// What this node would have the shard decide by, once it leads.
+    wanted: Settings,
     inner: Mutex<Inner>,
     waiters: Arc<Waiters>,
 }
@@ -34,10 +36,11 @@ struct Image {
 }
 
 impl State {
-    /// An empty state of shard `id`.
-    pub fn new(id: ShardId, settings: Settings) -> Arc<Self> {
-        let inner = Inner { shard: Shard::new(id, settings), bodies: BTreeMap::new() };
-        Arc::new(Self { id, inner: Mutex::new(inner), waiters: Arc::default() })
+    /// An empty state of shard `id`. It begins as every replica's does; `wanted` holds as soon as this
+    /// node leads and has said so in the log.
+    pub fn new(id: ShardId, wanted: Settings) -> Arc<Self> {
+        let inner = Inner { shard: Shard::new(id, Settings::default()), bodies: BTreeMap::new() };
+        Arc::new(Self { id, wanted, inner: Mutex::new(inner), waiters: Arc::default() })
     }
 
     /// Which shard this is.
@@ -50,11 +53,19 @@ impl State {
         &self.waiters
     }
 
+    /// The settings that the next pack of this node must carry, if it leads.
+    pub fn settings_due(&self) -> Option<Settings> {
+        Some(self.wanted).filter(|wanted| *wanted != self.read(Shard::settings))
+    }
+
     /// Applies one entry: every command of `pack` in order. Answers one reply per command.
     /// The driver calls it once for every index, in order, on every replica.
     pub fn apply(&self, index: Index, epoch: Epoch, pack: &Pack) -> Vec<Reply> {
         let at = Stamp { index, epoch, now: pack.now };
         let mut inner = self.lock();
+        if let Some(settings) = pack.settings {
+            inner.shard.set(settings);
+        }
         let mut effects = inner.shard.advance(at);
         let mut replies = Vec::with_capacity(pack.commands.len());
         for command in &pack.commands {
@@ -72,7 +83,7 @@ impl State {
     /// Applies an entry that carries no pack, such as a new leader's first.
     pub fn apply_blank(&self, index: Index, epoch: Epoch) {
         let now = self.read(Shard::now);
-        self.apply(index, epoch, &Pack { now, commands: Vec::new() });
+        self.apply(index, epoch, &Pack { now, ..Pack::default() });
     }
 
     /// Looks at the state. Keep it short: applying waits meanwhile.

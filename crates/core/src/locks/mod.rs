@@ -88,6 +88,11 @@ impl Locks {
         }
     }
 
+    /// At most so many waiters for each lock from now on.
+    pub fn set_max(&mut self, waiters_max: u32) {
+        self.waiters_max = waiters_max;
+    }
+
     /// Applies one command that was not applied before.
     pub fn apply(&mut self, ctx: &mut Context<'_>, op: &LockOp) -> Reply {
         match op {

@@ -80,6 +80,11 @@ impl Queues {
         }
     }
 
+    /// Other limits from now on; what is there stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Applies one command that was not applied before.
     pub fn apply(&mut self, ctx: &mut Context<'_>, op: &QueueOp) -> Reply {
         match op {

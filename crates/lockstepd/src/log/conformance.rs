@@ -84,7 +84,7 @@ async fn a_request_that_is_proposed_twice_is_done_once(cluster: &impl Cluster) {
     assert_eq!(token(&log.propose(acquire(2, "b", 60_000)).await.unwrap().reply), token(&first.reply) + 1);
 }
 
-async fn leases_end_by_log_time_without_any_request(cluster: &impl Cluster) {
+pub(super) async fn leases_end_by_log_time_without_any_request(cluster: &impl Cluster) {
     let leader = leader(cluster, None).await;
     cluster.log(leader).propose(acquire(1, "a", 5_000)).await.unwrap();
     let begun = tokio::time::Instant::now();

@@ -85,7 +85,8 @@ impl Inner {
             return (Index(0), Vec::new());
         };
         let (last, max_step) = state.read(|shard| (shard.now(), shard.max_step()));
-        let pack = Pack { now: self.time.stamp(epoch, last, max_step), commands };
+        let now = self.time.stamp(epoch, last, max_step);
+        let pack = Pack { now, settings: state.settings_due(), commands };
         self.entries.push((epoch, pack.clone()));
         let index = Index(self.entries.len() as u64);
         let mut replies = Vec::new();

@@ -60,7 +60,9 @@ pub(super) fn until_tick(
 ) -> Option<Duration> {
     let (due, last, max_step) = state.read(|shard| (shard.next_deadline(), shard.now(), shard.max_step()));
     let now = log_time.now(epoch, last, max_step);
-    due.map(|due| Duration::from_millis(due.since(now).0).clamp(least, TICK_MAX))
+    // An entry moves log time by one step at most: rarer ticks would make it lag behind.
+    let most = TICK_MAX.min(Duration::from_millis(max_step.0 / 2)).max(least);
+    due.map(|due| Duration::from_millis(due.since(now).0).clamp(least, most))
 }
 
 /// Sleeps for `time`, or for ever.

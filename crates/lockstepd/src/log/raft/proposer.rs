@@ -76,7 +76,8 @@ impl Proposer {
             return fail(callers, &ProposeError::NotLeader { hint });
         }
         let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
-        let pack = Pack { now: self.log_time.stamp(epoch, last, max_step), commands };
+        let now = self.log_time.stamp(epoch, last, max_step);
+        let pack = Pack { now, settings: self.state.settings_due(), commands };
         let written = self.raft.client_write(Payload(pack.encode())).await;
         self.refused = written.is_err();
         match written {

@@ -60,6 +60,7 @@ struct Node {
 struct Cluster {
     shard: ShardId,
     settings: Settings,
+    limits: lockstep_core::shard::Settings,
     wires: Arc<Wires>,
     disks: BTreeMap<NodeId, (MemoryDisk, Snapshots)>,
     nodes: BTreeMap<NodeId, Node>,
@@ -67,9 +68,14 @@ struct Cluster {
 
 impl Cluster {
     async fn new(shard: ShardId, settings: Settings) -> Self {
+        Self::with(shard, settings, self::settings()).await
+    }
+
+    async fn with(shard: ShardId, settings: Settings, limits: lockstep_core::shard::Settings) -> Self {
         let disks =
             all().into_iter().map(|node| (node, (MemoryDisk::default(), Snapshots::memory()))).collect();
-        let mut cluster = Self { shard, settings, wires: Arc::default(), disks, nodes: BTreeMap::new() };
+        let wires = Arc::default();
+        let mut cluster = Self { shard, settings, limits, wires, disks, nodes: BTreeMap::new() };
         for node in all() {
             cluster.start(node).await;
         }
@@ -87,7 +93,7 @@ impl Cluster {
         let groups =
             Groups::new(self.settings.clone(), node, Wal::memory(&disk), snapshots, peers, Clock::tokio());
         self.wires.handlers.lock().unwrap().insert(node, groups.handler());
-        let state = State::new(self.shard, settings());
+        let state = State::new(self.shard, self.limits);
         let log = groups.start(self.shard, Arc::clone(&state)).await?;
         self.nodes.insert(node, Node { groups, log, state });
         Ok(())
@@ -287,4 +293,41 @@ async fn a_log_with_a_hole_is_refused() {
         let refused = storage::Storage::open(ShardId(1), Wal::memory(&disk)).err().unwrap().to_string();
         assert!(refused.contains("missing"), "{refused}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_limits_never_undo_what_was_acknowledged_under_the_old_ones() {
+    let mut cluster = Cluster::new(ShardId(1), Settings::default()).await;
+    let before = cluster.leader(None).await;
+    for seq in 1..=5 {
+        let pushed = cluster.log(before).propose(push(seq, 10)).await.unwrap().reply;
+        assert!(matches!(pushed, lockstep_core::Reply::Pushed(_)), "{pushed:?}");
+    }
+    // Every node is told something else, and reads its whole log again.
+    for node in all() {
+        cluster.stop(node).await;
+    }
+    for node in all() {
+        cluster.limits.messages_max = node.0;
+        cluster.start(node).await;
+    }
+    let leader = cluster.leader(None).await;
+    let refused = cluster.log(leader).propose(push(6, 10)).await.unwrap().reply;
+    assert_eq!(refused, lockstep_core::Reply::Refused(lockstep_core::Refusal::QueueFull));
+    for node in all() {
+        cluster.caught_up(node, leader).await;
+        cluster.assert_same(node, leader);
+        let view = cluster.nodes[&node]
+            .state
+            .read(|shard| shard.query(&lockstep_core::query::Query::Queue { queue: QueueName("q".into()) }));
+        let lockstep_core::query::Answer::Queue(view) = view else { panic!("{view:?}") };
+        assert_eq!(view.ready, 5, "at node {node}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_time_keeps_up_where_elections_are_short() {
+    let limits = lockstep_core::shard::Settings { max_step: Millis(200), ..settings() };
+    let cluster = Cluster::with(ShardId(0), Settings::default(), limits).await;
+    conformance::leases_end_by_log_time_without_any_request(&cluster).await;
 }
