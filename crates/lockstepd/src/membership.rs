@@ -3,6 +3,7 @@
 //! The lease is granted by the log and counted here from the moment of asking, less a margin for
 //! clocks that differ: this node always thinks it over before the log does.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ pub struct Membership {
     url: String,
     lease: Duration,
     until: Mutex<Duration>,
+    leaving: AtomicBool,
 }
 
 impl Membership {
@@ -42,13 +44,16 @@ impl Membership {
         url: String,
         lease: Duration,
     ) -> Arc<Self> {
-        Arc::new(Self { router, cache, incarnations, clock, url, lease, until: Mutex::default() })
+        let (until, leaving) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { router, cache, incarnations, clock, url, lease, until, leaving })
     }
 
-    /// Renews the lease, for ever.
+    /// Renews the lease, until this node leaves.
     pub async fn keep(self: Arc<Self>) {
         loop {
             let pause = match self.heartbeat().await {
+                // It would come back as another, and take homes over that it is about to drop.
+                _ if self.leaving.load(Ordering::Relaxed) => return,
                 Ok(()) => self.lease / RENEWALS,
                 Err(Error::Refused(Refusal::FormerIncarnation { left })) => {
                     tracing::info!(
@@ -86,6 +91,7 @@ impl Membership {
         if tokio::time::timeout(self.lease, self.cache.retire()).await.is_err() {
             return;
         }
+        self.leaving.store(true, Ordering::Relaxed);
         let op = Op::Member(MemberOp::Leave { origin: self.router.origin() });
         let asked = Asked::plain(Duration::from_secs(2));
         if let Err(error) = self.router.execute(ShardId::COORDINATION, op, &asked).await {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lockstep_core::command::RequestKey;
 use lockstep_core::dedup::delivered;
 use lockstep_core::names::{NodeId, QueueName, ShardId, Ticket};
 use lockstep_core::query::{Answer, Outcome, Query, QueueView};
@@ -110,12 +111,17 @@ impl Replica {
     }
 
     /// Like [`Self::execute`] for a pop or receive, but proposes nothing where nothing could be
-    /// delivered: an empty queue that is polled costs the log nothing. `None` proves nothing.
+    /// delivered: an empty queue that is polled costs the log nothing. `None` proves nothing. A
+    /// request that was answered before gets its first answer, whatever the queue holds by now.
     pub async fn take(&self, queue: &QueueName, command: Command) -> Result<Option<Told>, Failure> {
         if !self.leads() {
             return Err(self.not_leader());
         }
-        if !self.view(queue).deliverable {
+        let answered = match &command.request {
+            RequestKey::Named { id, .. } => self.remembers(id),
+            RequestKey::Node { .. } => false,
+        };
+        if !answered && !self.view(queue).deliverable {
             return Ok(None);
         }
         self.execute(command).await.map(Some)
@@ -178,6 +184,11 @@ impl Replica {
             Answer::Queue(view) => view,
             _ => QueueView::default(),
         }
+    }
+
+    fn remembers(&self, id: &str) -> bool {
+        let query = Query::Remembers { id: id.to_owned() };
+        self.state.read(|shard| shard.query(&query)) == Answer::Remembers(true)
     }
 
     fn not_leader(&self) -> Failure {

@@ -114,7 +114,7 @@ impl Router {
         if !self.live().1.iter().any(|member| member.node == self.node) {
             reasons.push("this node has not joined the cluster yet".into());
         }
-        if self.draining.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.is_draining() {
             reasons.push("this node is stopping".into());
         }
         reasons

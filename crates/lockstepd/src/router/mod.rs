@@ -13,7 +13,7 @@ mod serve;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use lockstep_core::guards::Guard;
 use lockstep_core::names::{Incarnation, NodeId, Origin, ShardId};
 use lockstep_core::query::{Answer, Query};
 use lockstep_core::{Op, Refusal, Reply};
+
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::peer::Peers;
@@ -108,7 +110,7 @@ pub struct Router {
     attempts: AtomicU64,
     guards: guards::Guards,
     turn: AtomicU64,
-    draining: AtomicBool,
+    draining: watch::Sender<bool>,
     placement: Placement,
     ring: lockstep_core::ring::ShardRing,
     clock: Clock,
@@ -128,7 +130,7 @@ impl Router {
             attempts: AtomicU64::new(0),
             guards: guards::Guards::default(),
             turn: AtomicU64::new(0),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             ring: lockstep_core::ring::ShardRing::new(u32::try_from(queue_shards).unwrap_or(u32::MAX)),
             placement,
             clock,
@@ -160,7 +162,17 @@ impl Router {
 
     /// Refuses new requests from now on; those in flight go on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.send_replace(true);
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Returns once this node stops: whoever only waits should not.
+    async fn drained(&self) {
+        // The sender lives as long as this router.
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
     }
 
     /// This node's replica of `shard`, if it holds one.
@@ -190,7 +202,7 @@ impl Router {
     /// Like [`Self::execute`], with the bodies of the messages in the reply.
     async fn run(&self, shard: ShardId, op: Op, asked: &Asked) -> Result<Told, Error> {
         // A node that stops still has to say so.
-        if self.draining.load(Ordering::Relaxed) && !matches!(op, Op::Member(_)) {
+        if self.is_draining() && !matches!(op, Op::Member(_)) {
             return Err(Error::Draining);
         }
         let request = self.request(shard, asked);

@@ -2,7 +2,7 @@
 //!
 //! It keeps no messages: what is taken from a shard goes to the caller at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -167,30 +167,56 @@ impl Router {
         asked: &Asked,
     ) -> Result<Vec<Message>, Error> {
         let until = self.clock.now() + Duration::from_millis(wait.0);
+        let mut candidates = self.answered_by(asked).await?;
+        candidates.extend(self.turn(asked));
+        // Shards that told this very request that they were empty: they would say so again.
+        let mut spent = BTreeSet::new();
         loop {
             let deadline = self.deadline(asked.timeout);
-            let mut candidates = self.turn(asked);
             loop {
                 for shard in candidates {
-                    if let Some(taken) = self.take_from(shard, queue, op.clone(), asked, deadline).await? {
-                        return Ok(taken);
+                    match self.take_from(shard, queue, op.clone(), asked, deadline).await? {
+                        Some(taken) if !taken.is_empty() => return Ok(taken),
+                        Some(_) if asked.id.is_some() => {
+                            spent.insert(shard);
+                        }
+                        _ => {}
                     }
                 }
                 // Looking cost the log nothing and proved nothing: now ask behind a barrier.
                 let left = deadline.saturating_sub(self.clock.now());
                 let views: Result<Vec<_>, _> = self.views(queue, left).await.into_iter().collect();
+                let deliverable = views?.into_iter().filter(|(_, view)| view.deliverable);
                 candidates =
-                    views?.into_iter().filter(|(_, view)| view.deliverable).map(|(shard, _)| shard).collect();
+                    deliverable.map(|(shard, _)| shard).filter(|shard| !spent.contains(shard)).collect();
                 if candidates.is_empty() {
                     break;
                 }
             }
             let left = until.saturating_sub(self.clock.now());
-            if left.is_zero() || self.draining.load(Ordering::Relaxed) {
+            if left.is_zero() || self.is_draining() {
                 return Ok(Vec::new());
             }
-            self.await_any(queue, left).await;
+            tokio::select! {
+                () = self.await_any(queue, left, &spent) => {}
+                // Every shard has just proved empty: the caller may wait on at another node.
+                () = self.drained() => return Ok(Vec::new()),
+            }
+            candidates = self.turn(asked);
+            candidates.retain(|shard| !spent.contains(shard));
         }
+    }
+
+    /// The shards that remember a request of this name. A retry must find its first answer before
+    /// it looks for messages anywhere: it would take others.
+    async fn answered_by(&self, asked: &Asked) -> Result<Vec<ShardId>, Error> {
+        let Some(id) = &asked.id else { return Ok(Vec::new()) };
+        let asks = self.queue_shards().into_iter().map(|shard| async move {
+            let query = Query::Remembers { id: id.id.clone() };
+            let answer = self.query(shard, query, asked.timeout).await?;
+            Ok((answer == Answer::Remembers(true)).then_some(shard))
+        });
+        join_all(asks).await.into_iter().filter_map(Result::transpose).collect()
     }
 
     /// `None` where nothing was deliverable at the moment of asking, or the shard did not answer
@@ -203,7 +229,7 @@ impl Router {
         asked: &Asked,
         deadline: Duration,
     ) -> Result<Option<Vec<Message>>, Error> {
-        if self.draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             return Err(Error::Draining);
         }
         let request = self.request(shard, asked);
@@ -235,19 +261,22 @@ impl Router {
                 // This node knew too old a log time; by the answer it knows a newer one.
                 Reply::Refused(Refusal::TooLate) if self.clock.now() < deadline => {}
                 Reply::Refused(refusal) => return Err(refusal.into()),
-                reply => return Ok(taken(shard, &reply, told.bodies)),
+                reply => return Ok(Some(taken(shard, &reply, told.bodies))),
             }
         }
     }
 
     /// Sleeps until any shard has something to deliver, at most `left`.
-    async fn await_any(&self, queue: &QueueName, left: Duration) {
+    async fn await_any(&self, queue: &QueueName, left: Duration, not: &BTreeSet<ShardId>) {
         let ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let deadline = self.deadline(left);
-        let sleeps = self
-            .queue_shards()
-            .into_iter()
-            .map(|shard| Box::pin(self.ask(shard, What::AwaitQueue(queue.clone(), ms), deadline)));
+        let shards = self.queue_shards().into_iter().filter(|shard| !not.contains(shard));
+        let sleeps: Vec<_> = shards
+            .map(|shard| Box::pin(self.ask(shard, What::AwaitQueue(queue.clone(), ms), deadline)))
+            .collect();
+        if sleeps.is_empty() {
+            return tokio::time::sleep(left).await;
+        }
         // Whichever wakes first, and why: looking again tells.
         let _ = select_all(sleeps).await;
     }
@@ -279,7 +308,7 @@ impl Router {
     }
 
     /// The queue shards, beginning with another one each time, so that none starves. A named
-    /// request always begins with the same one: its retry finds its first answer there.
+    /// request always begins with the same one, as its retry does.
     fn turn(&self, asked: &Asked) -> Vec<ShardId> {
         let mut shards = self.queue_shards();
         let turn = match &asked.id {
@@ -292,9 +321,8 @@ impl Router {
     }
 }
 
-/// The messages in a reply with their bodies, if there are any.
-fn taken(shard: ShardId, reply: &Reply, bodies: Vec<Bytes>) -> Option<Vec<Message>> {
+/// The messages in a reply with their bodies.
+fn taken(shard: ShardId, reply: &Reply, bodies: Vec<Bytes>) -> Vec<Message> {
     let messages = delivered(reply).iter().cloned().zip(bodies);
-    let taken: Vec<_> = messages.map(|(delivered, body)| Message { shard, delivered, body }).collect();
-    (!taken.is_empty()).then_some(taken)
+    messages.map(|(delivered, body)| Message { shard, delivered, body }).collect()
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
 use crate::kit::{Cluster, Settings, eventually};
 use crate::load::Load;
@@ -120,4 +121,28 @@ async fn a_terminated_node_exits_with_success_under_load_and_loses_nothing() {
     load.goes_on(20, RECOVERY).await;
     let told = load.stop().await;
     told.all_delivered(&cluster, &cluster.ids()).await;
+}
+
+#[tokio::test]
+async fn a_terminated_node_ends_long_polls_and_stays_away() {
+    let mut cluster = Cluster::start_with(Settings::fast(3).with("--drain-ms-max", "4000")).await;
+    let leaves = cluster.others(cluster.leader().await)[0];
+    let stays = cluster.http(cluster.others(leaves)[0]);
+    let node = cluster.http(leaves);
+    let poll = b"GET /queue/pop?queue=empty&wait_ms=20000 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let mut poll = node.send(poll).await.unwrap();
+    // This one is in flight until the end: the node stops for longer than its lease is left alone.
+    let head = b"POST /queue/push HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
+    let _slow = node.send(head).await.unwrap();
+    // Connections are accepted in order.
+    assert_eq!(node.get("/health").await.unwrap().status, 200);
+
+    let status = cluster.node(leaves).terminate(Duration::from_secs(15)).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    let mut answer = String::new();
+    poll.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") || answer.contains("draining"), "cut off: {answer:?}");
+    let members = stays.get("/cluster").await.unwrap();
+    let member = members.json["members"].as_array().and_then(|all| all.iter().find(|m| m["id"] == leaves));
+    assert_eq!(member.unwrap()["alive"], false, "it came back while it stopped: {}", members.text);
 }

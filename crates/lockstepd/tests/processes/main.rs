@@ -14,5 +14,6 @@ mod on_redis;
 mod partitions;
 mod pauses;
 mod refusals;
+mod retries;
 mod seven_lines;
 mod the_kit;
