@@ -72,7 +72,7 @@ pub struct Timing {
 /// What one client, one queue or one cache may use up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest request body, in bytes.
+    /// The largest payload of a message, or value of the cache, in bytes.
     pub body_bytes: usize,
     /// Client connections at once.
     pub connections: usize,
@@ -208,7 +208,9 @@ fn limits(options: &Options) -> Result<Limits, Error> {
     let drain = within("--drain-ms-max", options.drain_ms_max.unwrap_or(5_000), 0, 600_000)?;
     let header = within("--header-ms-max", options.header_ms_max.unwrap_or(5_000), 10, 600_000)?;
     Ok(Limits {
-        body_bytes: within("--body-bytes-max", options.body_bytes_max.unwrap_or(mib(1)), 1024, mib(64))?,
+        // A batch may be eight times as large, and must fit into one frame between nodes with the pack
+        // that carries it.
+        body_bytes: within("--body-bytes-max", options.body_bytes_max.unwrap_or(mib(1)), 1024, mib(4))?,
         connections: within("--connections-max", options.connections_max.unwrap_or(10_000), 1, 1_000_000)?,
         headers: within("--headers-max", options.headers_max.unwrap_or(64), 8, 1_000)?,
         header_time: Duration::from_millis(header),

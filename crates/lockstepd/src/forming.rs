@@ -69,6 +69,8 @@ pub struct Forming {
     node: NodeId,
     members: BTreeSet<u64>,
     queue_shards: u32,
+    /// What this node was told to insist on.
+    told_queue_shards: Option<u32>,
     directory: Directory,
     identity: watch::Sender<Option<Identity>>,
     /// Whether this node's log shows that the whole cluster has agreed.
@@ -88,9 +90,16 @@ impl Forming {
         if let Some(identity) = &identity {
             identity.check(&directory, node.0, queue_shards, &members)?;
         }
-        let queue_shards = queue_shards.unwrap_or(default_queue_shards);
         let identity = watch::Sender::new(identity);
-        Ok(Arc::new(Self { node, members, queue_shards, directory, identity, formed: Mutex::new(false) }))
+        Ok(Arc::new(Self {
+            node,
+            members,
+            queue_shards: queue_shards.unwrap_or(default_queue_shards),
+            told_queue_shards: queue_shards,
+            directory,
+            identity,
+            formed: Mutex::new(false),
+        }))
     }
 
     /// Where the node keeps everything.
@@ -231,6 +240,9 @@ impl Forming {
         if members != self.members {
             return Said::Refused(format!("it was started with members {:?}, not {members:?}", self.members));
         }
+        if let Some(told) = self.told_queue_shards.filter(|told| *told != queue_shards) {
+            return Said::Refused(format!("it was started with --queue-shards {told}, not {queue_shards}"));
+        }
         match identity {
             Some(mine) if mine.cluster_id == cluster_id => Said::Agreed,
             Some(mine) if formed => Said::Refused(format!("it belongs to cluster {}", mine.cluster_id)),
@@ -255,5 +267,26 @@ impl Handler for Forming {
         let ask = postcard::from_bytes(&payload).map_err(|_| peer::Error::Malformed)?;
         let said = self.answer(ask);
         Ok(postcard::to_stdvec(&said).expect("writing to memory cannot fail").into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_was_told_another_number_of_queue_shards_refuses_to_form() {
+        let temporary = tempfile::tempdir().unwrap();
+        let members = BTreeSet::from([1, 2, 3]);
+        let ask = |queue_shards| Ask::Form {
+            cluster_id: "c".repeat(32),
+            queue_shards,
+            members: BTreeSet::from([1, 2, 3]),
+        };
+        let directory = Directory::open(temporary.path()).unwrap();
+        let forming = Forming::new(directory, NodeId(2), members, Some(5), 3).unwrap();
+        assert!(matches!(forming.answer(ask(3)), Said::Refused(why) if why.contains("--queue-shards 5")));
+        assert!(forming.identity().borrow().is_none(), "it adopted what it refused");
+        assert!(matches!(forming.answer(ask(5)), Said::Agreed));
     }
 }

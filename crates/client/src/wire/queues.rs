@@ -10,8 +10,8 @@ pub struct Push {
     /// The queue, for every message that names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<String>,
-    /// The payload of a single message.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The payload of a single message; `null` is one.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub payload: Option<Box<RawValue>>,
     /// Orders a single message behind earlier ones of this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,6 +25,11 @@ pub struct Push {
     /// Makes a retry harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+}
+
+/// Whatever is there, `null` too: only an absent field is `None`.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 /// A message of a batch.
@@ -238,4 +243,16 @@ const fn default_visibility_ms() -> u64 {
 
 const fn default_true() -> bool {
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_a_payload_and_nothing_is_none() {
+        let payload = |text| serde_json::from_str::<Push>(text).unwrap().payload;
+        assert_eq!(payload(r#"{"payload":null}"#).map(|raw| raw.get().to_owned()), Some("null".into()));
+        assert!(payload("{}").is_none());
+    }
 }

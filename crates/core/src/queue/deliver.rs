@@ -8,6 +8,10 @@ use crate::context::Context;
 use crate::names::{MessageId, QueueName, Receipt};
 use crate::stamp::Millis;
 
+/// Payload bytes of one receive, roughly: what is delivered together must fit into one answer from
+/// node to node.
+const RECEIVE_BYTES: u64 = 16 * 1024 * 1024;
+
 impl Queues {
     /// Takes the first deliverable message for good.
     pub(super) fn pop(&mut self, ctx: &mut Context<'_>, name: &QueueName) -> Option<Delivered> {
@@ -17,7 +21,8 @@ impl Queues {
         Some(popped)
     }
 
-    /// Delivers up to `max` messages, each hidden for `visibility`.
+    /// Delivers up to `max` messages, each hidden for `visibility`: fewer where their payloads are
+    /// large, but at least one.
     pub(super) fn receive(
         &mut self,
         ctx: &mut Context<'_>,
@@ -26,8 +31,14 @@ impl Queues {
         visibility: Millis,
     ) -> Vec<Delivered> {
         let mut received = Vec::new();
+        let mut bytes = 0;
         while received.len() < max as usize {
             let Some(queue) = self.queues.get_mut(name) else { break };
+            let next = queue.deliverable.first().and_then(|id| self.messages.get(id));
+            bytes += next.map_or(0, |message| message.bytes);
+            if bytes > RECEIVE_BYTES && !received.is_empty() {
+                break;
+            }
             let Some(id) = queue.deliverable.pop_first() else { break };
             let delivery = ctx.counter.next();
             self.set_phase(id, Phase::InFlight { delivery });
@@ -96,5 +107,30 @@ impl Queues {
             delivery,
             visibility,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::*;
+    use crate::command::{NewMessage, QueueOp, Reply};
+    use crate::context::Counter;
+
+    #[test]
+    fn one_receive_delivers_no_more_than_fits_into_one_answer() {
+        let (mut counter, mut effects) = (Counter::default(), Vec::new());
+        let mut ctx = Context { now: Millis(0), counter: &mut counter, effects: &mut effects };
+        let mut queues = Queues::new(Limits { messages_max: 10, bytes_max: u64::MAX });
+        let queue = QueueName("q".into());
+        let large = usize::try_from(RECEIVE_BYTES / 2 + 1).unwrap();
+        for bytes in [large, large, 3 * large] {
+            let message =
+                NewMessage { key: None, body: vec![0; bytes].into(), delay: Millis(0), enqueued_at: 0 };
+            let op = QueueOp::Push { queue: queue.clone(), messages: vec![message] };
+            assert!(matches!(queues.apply(&mut ctx, &op), Reply::Pushed(_)));
+        }
+        let mut receive = || queues.receive(&mut ctx, &queue, 10, Millis(1_000)).len();
+        assert_eq!([receive(), receive(), receive(), receive()], [1, 1, 1, 0]);
     }
 }

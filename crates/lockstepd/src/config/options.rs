@@ -62,7 +62,7 @@ pub struct Options {
     #[arg(long, env = "LOCKSTEP_DRAIN_MS_MAX", value_name = "MS", help_heading = "Tuning")]
     pub drain_ms_max: Option<u64>,
 
-    /// The largest request body [default: 1 MiB].
+    /// The largest payload or value; a request with several may have eight times as much [default: 1 MiB].
     #[arg(long, env = "LOCKSTEP_BODY_BYTES_MAX", value_name = "BYTES", help_heading = "Limits")]
     pub body_bytes_max: Option<usize>,
     /// Client connections at once [default: 10000].

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::Uri;
 use axum::http::request::Parts;
@@ -30,6 +30,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Gate>> for Json<T> {
     async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Fault> {
         let limits = gate.api()?.limits;
         let (parts, body) = request.into_parts();
+        // What says that it is too large need not be read, nor waited for.
+        if body.size_hint().lower() > limits.body_bytes_max as u64 {
+            return Err(too_large(limits.body_bytes_max));
+        }
         let bytes = match tokio::time::timeout(limits.body_time, read(body, limits.body_bytes_max)).await {
             Ok(read) => read?,
             Err(_) => return Err(Fault::new(Code::RequestTimeout, "The body took too long to arrive.")),
@@ -51,15 +55,20 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Gate>> for Query<T> {
 async fn read(body: Body, max: usize) -> Result<Bytes, Fault> {
     match Limited::new(body, max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Fault::new(
-            Code::PayloadTooLarge,
-            format!("The body is larger than {max} bytes; send less at once."),
-        )),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(max)),
         Err(_) => Err(Fault::bad("The body broke off before its end.")),
     }
 }
 
+fn too_large(max: usize) -> Fault {
+    Fault::new(Code::PayloadTooLarge, format!("The body is larger than {max} bytes; send less at once."))
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    // serde would take an array for the fields in the order of their declaration.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Fault::bad("The body must be a JSON object, not an array."));
+    }
     // The fast way first; the slow one knows which field is wrong.
     serde_json::from_slice(bytes).map_err(|plain| {
         let mut reader = serde_json::Deserializer::from_slice(bytes);

@@ -80,7 +80,8 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     let cases: &[(&str, &str, u16, &str, &str)] = &[
         ("/lock/acquire", "", 400, "bad_request", "EOF"),
         ("/lock/acquire", "{", 400, "bad_request", "EOF"),
-        ("/lock/acquire", "[]", 400, "bad_request", ""),
+        ("/lock/acquire", "[]", 400, "bad_request", "object"),
+        ("/lock/acquire", r#" ["n","o","exclusive",30000,0,"id"]"#, 400, "bad_request", "object"),
         ("/lock/acquire", r#"{"name":"n"}"#, 400, "bad_request", "owner"),
         ("/lock/acquire", r#"{"name":"n","owner":7}"#, 400, "bad_request", "owner"),
         ("/lock/acquire", r#"{"name":"n","owner":"o","colour":"red"}"#, 400, "bad_request", "colour"),

@@ -23,6 +23,10 @@ use super::Service;
 pub(super) const VERSION: u16 = 1;
 /// The largest frame that is read, in bytes. A connection that announces more is closed.
 pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The largest frame before both sides have greeted: a stranger is not given memory for more.
+pub(super) const GREETING_BYTES_MAX: usize = 4 * 1024;
+/// What a request adds to its payload, at most.
+const REQUEST_HEAD: usize = 16;
 const MAGIC: [u8; 4] = *b"LSTP";
 const LENGTH: usize = 4;
 
@@ -53,7 +57,7 @@ pub(super) enum Frame {
 /// Bytes that are no frame: the connection is of no use any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Broken {
-    #[error("a frame of {0} bytes is larger than {FRAME_BYTES_MAX}")]
+    #[error("a frame of {0} bytes is larger than allowed")]
     TooLarge(usize),
     #[error("bytes that are no frame")]
     NoFrame,
@@ -105,11 +109,21 @@ impl Frame {
         out[start..start + LENGTH].copy_from_slice(&length.to_le_bytes());
     }
 
+    /// Whether a request with this payload can be sent at all.
+    pub(super) fn holds(payload: &Bytes) -> bool {
+        payload.len() <= FRAME_BYTES_MAX - REQUEST_HEAD
+    }
+
     /// Takes the first whole frame out of `input`; `None` while it is not all there.
     pub(super) fn read(input: &mut BytesMut) -> Result<Option<Self>, Broken> {
+        Self::read_up_to(FRAME_BYTES_MAX, input)
+    }
+
+    /// Like [`Self::read`], with a limit of its own.
+    pub(super) fn read_up_to(max: usize, input: &mut BytesMut) -> Result<Option<Self>, Broken> {
         let Some(head) = input.first_chunk::<LENGTH>() else { return Ok(None) };
         let length = u32::from_le_bytes(*head) as usize;
-        if length > FRAME_BYTES_MAX {
+        if length > max {
             return Err(Broken::TooLarge(length));
         }
         if input.len() < LENGTH + length {
@@ -177,6 +191,8 @@ mod tests {
     fn garbage_is_broken_not_a_panic() {
         let mut huge = BytesMut::from(&u32::MAX.to_le_bytes()[..]);
         assert_eq!(Frame::read(&mut huge), Err(Broken::TooLarge(u32::MAX as usize)));
+        let mut stranger = BytesMut::from(&5_000_u32.to_le_bytes()[..]);
+        assert_eq!(Frame::read_up_to(GREETING_BYTES_MAX, &mut stranger), Err(Broken::TooLarge(5_000)));
         for body in [&b""[..], b"\x00", b"\x04abc", b"\x04\0\0\0\0\0\0\0\0\xff", b"\x01garbage", b"\xff"] {
             let mut bytes = BytesMut::new();
             bytes.put_u32_le(u32::try_from(body.len()).unwrap());

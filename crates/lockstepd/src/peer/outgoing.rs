@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::frame::{Frame, Hello};
+use super::frame::{Frame, GREETING_BYTES_MAX, Hello};
 use super::net::{Net, Stream};
 use super::{Error, Service, Settings};
 
@@ -97,6 +97,11 @@ impl Link {
         service: Service,
         payload: Bytes,
     ) -> Result<(Pending, oneshot::Receiver<Answer>), Error> {
+        if !Frame::holds(&payload) {
+            // The peer would close the connection, and with it everybody else's calls.
+            tracing::error!(bytes = payload.len(), "a request is too large for a peer");
+            return Err(Error::Malformed);
+        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         {
@@ -304,9 +309,11 @@ impl Connection {
         self.write.write_all(&bytes).await.map_err(|_| Error::Unreachable)
     }
 
+    /// The next frame of the greeting.
     pub(super) async fn next(&mut self) -> Result<Frame, Error> {
         loop {
-            if let Some(frame) = Frame::read(&mut self.input).map_err(|_| Error::Malformed)? {
+            let frame = Frame::read_up_to(GREETING_BYTES_MAX, &mut self.input);
+            if let Some(frame) = frame.map_err(|_| Error::Malformed)? {
                 return Ok(frame);
             }
             match self.read.read_buf(&mut self.input).await {

@@ -242,9 +242,8 @@ impl Disk {
 
     /// A shard that still needs an entry of this segment.
     fn holder(&self, segment: &Segment) -> Option<ShardId> {
-        let purged = |shard| {
-            self.marks.get(shard).and_then(|part| part.purged.as_ref()).map(|(index, _)| *index)
-        };
+        let purged =
+            |shard| self.marks.get(shard).and_then(|part| part.purged.as_ref()).map(|(index, _)| *index);
         // The first entry of a log has index 0: not purged is not the same as purged up to 0.
         segment.last.iter().find(|(shard, last)| purged(shard) < Some(**last)).map(|(shard, _)| *shard)
     }
