@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::frame::Frame;
-use super::outgoing::Connection;
+use super::outgoing::{Connection, PART};
 use super::{Error, Handler, Service, Settings};
 
 /// Requests that one connection may have waiting at once; above it, it is not read.
@@ -59,8 +59,11 @@ pub(super) async fn serve(connection: Connection, from: NodeId, handlers: Arc<Ha
             }
         }
         if !output.is_empty() {
-            if !matches!(timeout(settings.silence_max, write.write_all(&output)).await, Ok(Ok(()))) {
-                return;
+            // A big answer may take as long as it does, if only it goes on.
+            for part in output.chunks(PART) {
+                if !matches!(timeout(settings.silence_max, write.write_all(part)).await, Ok(Ok(()))) {
+                    return;
+                }
             }
             output.clear();
         }

@@ -34,6 +34,8 @@ pub(super) struct Link {
     more: Notify,
     calls: Mutex<BTreeMap<u64, oneshot::Sender<Answer>>>,
     next_id: AtomicU64,
+    /// Bytes that the connection has taken so far.
+    written: AtomicU64,
     up: watch::Sender<Up>,
     bytes_max: usize,
 }
@@ -42,6 +44,18 @@ pub(super) struct Link {
 struct Outbox {
     bytes: BytesMut,
     open: bool,
+    /// Bytes that were ever put here for the connection.
+    queued: u64,
+}
+
+impl Outbox {
+    /// Answers where the frame ends in all that goes over the connection.
+    fn put(&mut self, frame: &Frame) -> u64 {
+        let before = self.bytes.len();
+        frame.write(&mut self.bytes);
+        self.queued += (self.bytes.len() - before) as u64;
+        self.queued
+    }
 }
 
 impl Link {
@@ -51,6 +65,7 @@ impl Link {
             more: Notify::new(),
             calls: Mutex::default(),
             next_id: AtomicU64::new(1),
+            written: AtomicU64::new(0),
             up: watch::Sender::new(Up::Connecting),
             bytes_max,
         })
@@ -113,19 +128,22 @@ impl Link {
                 });
             }
             lock(&self.calls).insert(id, sender);
-            Frame::Request { id, service, payload }.write(&mut outbox.bytes);
+            outbox.put(&Frame::Request { id, service, payload });
         }
         self.more.notify_one();
         Ok((Pending { link: Arc::clone(self), id, answered: false }, answer))
     }
 
-    fn push(&self, frame: &Frame) {
+    /// Answers where the frame ends in all that goes over the connection.
+    fn push(&self, frame: &Frame) -> u64 {
         let mut outbox = lock(&self.outbox);
-        if outbox.open {
-            frame.write(&mut outbox.bytes);
-            drop(outbox);
-            self.more.notify_one();
+        if !outbox.open {
+            return 0;
         }
+        let end = outbox.put(frame);
+        drop(outbox);
+        self.more.notify_one();
+        end
     }
 
     /// Keeps a connection for as long as the node runs.
@@ -189,7 +207,11 @@ impl Link {
         cluster: &mut watch::Receiver<Option<String>>,
         settings: &Settings,
     ) {
-        lock(&self.outbox).open = true;
+        {
+            let mut outbox = lock(&self.outbox);
+            (outbox.open, outbox.queued) = (true, 0);
+            self.written.store(0, Ordering::Relaxed);
+        }
         self.up.send_replace(Up::Yes);
         let Connection { read, write, input } = connection;
         tokio::select! {
@@ -219,8 +241,11 @@ impl Link {
                 tokio::task::yield_now().await;
                 continue;
             }
-            if write.write_all(&bytes).await.is_err() {
-                return;
+            for part in bytes.chunks(PART) {
+                if write.write_all(part).await.is_err() {
+                    return;
+                }
+                self.written.fetch_add(part.len() as u64, Ordering::Relaxed);
             }
             bytes.clear();
             if bytes.capacity() > KEEP {
@@ -230,22 +255,32 @@ impl Link {
     }
 
     async fn read(&self, mut read: ReadHalf<Box<dyn Stream>>, mut input: BytesMut, settings: &Settings) {
-        let mut pinged = false;
+        // Where the ping stands among all that is sent, and how far sending was at the last look.
+        let mut pinged = None;
+        let mut written = 0;
         loop {
             match Frame::read(&mut input) {
                 Ok(Some(frame)) => {
-                    pinged = false;
+                    pinged = None;
                     if !self.take(frame) {
                         return;
                     }
                 }
                 Ok(None) => {
-                    let silence = if pinged { settings.silence_max } else { settings.ping_every };
+                    let silence = if pinged.is_some() { settings.silence_max } else { settings.ping_every };
                     match timeout(silence, read.read_buf(&mut input)).await {
                         Ok(Ok(1..)) => {}
-                        Err(_) if !pinged => {
-                            pinged = true;
-                            self.push(&Frame::Ping);
+                        Err(_) => {
+                            let now = self.written.load(Ordering::Relaxed);
+                            // A ping behind a big transfer can't be answered before it has left: as long
+                            // as that goes on the peer lives.
+                            let on_its_way = |end| end > written + PART as u64 && now > written;
+                            match pinged {
+                                None => pinged = Some(self.push(&Frame::Ping)),
+                                Some(end) if on_its_way(end) => {}
+                                Some(_) => return,
+                            }
+                            written = now;
                         }
                         _ => return,
                     }
@@ -272,6 +307,8 @@ impl Link {
     }
 }
 
+/// Bytes that are written at once: what one deadline is for.
+pub(super) const PART: usize = 64 * 1024;
 /// Buffers above this are given back after a burst.
 const KEEP: usize = 256 * 1024;
 

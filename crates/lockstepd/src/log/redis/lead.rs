@@ -105,7 +105,8 @@ impl Driver {
     async fn propose(&mut self, author: &Author, waiting: Vec<Waiting>) -> Result<Option<End>, Fault> {
         let (commands, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
-        let pack = Pack { now: self.log_time.stamp(self.tail.epoch, last, max_step), commands };
+        let now = self.log_time.stamp(self.tail.epoch, last, max_step);
+        let pack = Pack { now, settings: self.state.settings_due(), commands };
         self.commit(author, Content::Pack(pack.encode()), callers).await
     }
 
