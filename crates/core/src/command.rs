@@ -3,17 +3,23 @@
 //! Versioned by [`VERSION`]: bytes of another version are refused before they reach a machine.
 //! It deliberately holds no behaviour; each machine's own module says what its words do.
 
+mod queues;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::guards::Guard;
-use crate::names::{
-    Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, Ticket, Token,
-};
+use crate::names::{Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, Ticket, Token};
+use crate::queue::QueueConfig;
 use crate::shard::Settings;
 use crate::stamp::Millis;
+
+pub use queues::{
+    Cargo, ConfigChange, ConfigOp, Delivered, Forwarded, Letter, NewMessage, Onward, Outgoing, Placed,
+    QueueOp, Room, new_bodies,
+};
 
 /// The version of [`Pack`] and everything inside. It is the first byte of every encoded entry.
 pub const VERSION: u8 = 1;
@@ -106,6 +112,8 @@ pub enum Op {
     Lock(LockOp),
     /// On queue shards: messages.
     Queue(QueueOp),
+    /// On shard 0: how queues are configured.
+    Config(ConfigOp),
     /// On shard 0: who is alive.
     Member(MemberOp),
 }
@@ -185,66 +193,6 @@ pub enum LockOp {
     },
 }
 
-/// A message to be pushed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewMessage {
-    /// Orders it after earlier messages of the same key.
-    pub key: Option<MessageKey>,
-    /// The payload, opaque to the core: it only counts its bytes.
-    pub body: Bytes,
-    /// Not delivered before this much log time has passed.
-    pub delay: Millis,
-    /// The pushing node's wall clock, unix milliseconds: shown to people, decides nothing.
-    pub enqueued_at: u64,
-}
-
-/// Commands of the queue machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum QueueOp {
-    /// Appends messages in order: all or none.
-    Push {
-        /// The queue; comes into being on first use.
-        queue: QueueName,
-        /// At least one.
-        messages: Vec<NewMessage>,
-    },
-    /// Takes and acknowledges the first deliverable message.
-    Pop {
-        /// The queue.
-        queue: QueueName,
-    },
-    /// Delivers up to `max` messages, each hidden until acknowledged or `visibility` has passed.
-    Receive {
-        /// The queue.
-        queue: QueueName,
-        /// At most this many, at least 1.
-        max: u32,
-        /// How long the receipts last.
-        visibility: Millis,
-    },
-    /// Done: removes each message whose receipt is the latest.
-    Ack {
-        /// Answered one by one.
-        receipts: Vec<Receipt>,
-    },
-    /// Not done: puts the message back in its place.
-    Nack {
-        /// The delivery that ends.
-        receipt: Receipt,
-        /// Not delivered again before this much log time has passed; its key waits with it.
-        delay: Millis,
-        /// Whether it counts towards the dead-letter limit.
-        failed: bool,
-    },
-    /// Restarts the visibility time-out.
-    Extend {
-        /// The delivery.
-        receipt: Receipt,
-        /// From now on.
-        visibility: Millis,
-    },
-}
-
 /// Commands about members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberOp {
@@ -281,21 +229,60 @@ pub enum Reply {
     Cancelled,
     /// To [`LockOp::Check`].
     Checked(Standing),
-    /// The messages are in the queue, in order.
-    Pushed(Vec<MessageId>),
+    /// The messages are in the queue, in order; but for those whose dedup id was another message's.
+    Pushed(Vec<Result<Placed, Refusal>>),
+    /// Everything is acknowledged, and what was pushed with it is in the queue or on its way.
+    Forwarded(Vec<Forwarded>),
     /// The message taken, if there was one.
     Popped(Option<Delivered>),
     /// The messages delivered.
     Received(Vec<Delivered>),
-    /// One result per receipt, in order.
-    Acked(Vec<Result<(), Refusal>>),
-    /// Back in its place.
-    Nacked,
-    /// The new end of the visibility time-out, as a span from now.
-    Extended {
-        /// How long the receipt now lasts.
-        visibility: Millis,
+    /// To an ack, nack or extend: one result per receipt, in order.
+    Settled(Vec<Result<(), Refusal>>),
+    /// The configuration that holds now.
+    Configured {
+        /// Larger for every later one.
+        version: u64,
+        /// The whole of it.
+        config: QueueConfig,
     },
+    /// How much of its room the shard has sent away.
+    Lent {
+        /// Zero: nothing.
+        room: Room,
+        /// The number of the letter that carries it.
+        seq: u64,
+    },
+    /// One step of a purge is done.
+    Purged {
+        /// Messages dropped by it.
+        purged: u32,
+        /// What the next step must say.
+        up_to: MessageId,
+        /// Whether there is anything left for a next step.
+        more: bool,
+    },
+    /// Dead letters are back in their queue.
+    Redriven {
+        /// How many.
+        moved: u32,
+        /// How many still are dead.
+        left: u64,
+    },
+    /// Keys go on.
+    Resumed {
+        /// How many were parked.
+        keys: u32,
+    },
+    /// The letters are taken.
+    Arrived {
+        /// The last that was ever taken from that shard.
+        up_to: u64,
+        /// The new messages, one for each letter that brought one.
+        placed: Vec<Option<MessageId>>,
+    },
+    /// What was confirmed is forgotten.
+    Confirmed,
     /// The membership lease runs; how many rings there have been.
     Member {
         /// The ring's epoch after this command.
@@ -333,23 +320,6 @@ pub struct Grant {
     pub left: Millis,
     /// The ticket under which it waited, if it did: what a cancel names.
     pub ticket: Option<Ticket>,
-}
-
-/// A delivered message. The body is fetched by `id` from where the replica keeps bodies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivered {
-    /// The message, and the name of its body.
-    pub id: MessageId,
-    /// Its key.
-    pub key: Option<MessageKey>,
-    /// How often it has been delivered, this time included.
-    pub attempts: u32,
-    /// As in [`NewMessage::enqueued_at`].
-    pub enqueued_at: u64,
-    /// The delivery's number; 0 for a pop, which leaves nothing to acknowledge.
-    pub delivery: u64,
-    /// How long the receipt lasts.
-    pub visibility: Millis,
 }
 
 /// Why a command was not done. Small, and free of strings for people: the HTTP edge words it.
@@ -412,6 +382,12 @@ pub enum Refusal {
     /// The shard's share of messages or bytes is used up.
     #[error("queue full")]
     QueueFull,
+    /// The same dedup id came with another payload.
+    #[error("dedup conflict")]
+    DedupConflict,
+    /// As many queues are known as may be.
+    #[error("too many queues")]
+    TooManyQueues,
     /// The same request id came with another body.
     #[error("request conflict")]
     RequestConflict,
@@ -449,6 +425,8 @@ pub enum Effect {
     WakeTicket(Ticket),
     /// A queue has something to deliver that it had not before.
     WakeQueue(QueueName),
+    /// Something is to be carried to another shard.
+    WakeOutbox,
     /// The set of live members changed.
     RingChanged {
         /// The new ring epoch.

@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod command;
+pub mod configs;
 pub mod context;
 pub mod deadlines;
 pub mod dedup;

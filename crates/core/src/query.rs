@@ -3,10 +3,13 @@
 //! A query never changes anything, not even what is due: the caller proposes a tick first where
 //! that matters.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Member, Mode, Refusal, Standing};
+use crate::command::{Delivered, Member, Mode, Refusal, Room, Standing};
 use crate::names::{LockName, Owner, QueueName, Ticket, Token};
+use crate::queue::{QueueConfig, Totals};
 use crate::stamp::Millis;
 
 /// A question to one shard.
@@ -38,12 +41,38 @@ pub enum Query {
         /// The queue.
         queue: QueueName,
     },
-    /// The queues that this shard knows.
-    Queues,
+    /// The queues that this shard knows, in order, after `after`.
+    Queues {
+        /// The last name of the page before.
+        after: Option<QueueName>,
+        /// At most this many.
+        limit: u32,
+    },
     /// Whether the shard remembers a request of this name.
     Remembers {
         /// The `request_id`.
         id: String,
+    },
+    /// Whether a pop or receive under this request id is worth a command.
+    Take {
+        /// The queue.
+        queue: QueueName,
+        /// The client's id.
+        request: Arc<str>,
+    },
+    /// What waits in a queue, without taking it.
+    Peek {
+        /// The queue.
+        queue: QueueName,
+        /// At most this many.
+        max: u32,
+    },
+    /// The configurations of queues that this shard knows.
+    Configs,
+    /// The same for one queue.
+    Config {
+        /// The queue.
+        queue: QueueName,
     },
     /// Live members and the ring epoch.
     Members,
@@ -64,6 +93,17 @@ pub enum Answer {
     Queues(Vec<QueueName>),
     /// To [`Query::Remembers`].
     Remembers(bool),
+    /// To [`Query::Peek`].
+    Peeked(Vec<Delivered>),
+    /// To [`Query::Take`].
+    Take {
+        /// How many messages a receive could deliver now.
+        deliverable: u64,
+        /// Whether an answer under this id is remembered.
+        known: bool,
+    },
+    /// To [`Query::Configs`] and [`Query::Config`]: name, version, configuration.
+    Configs(Vec<(QueueName, u64, QueueConfig)>),
     /// To [`Query::Members`].
     Members {
         /// How often the set has changed.
@@ -119,16 +159,30 @@ pub struct WaiterView {
 pub struct QueueView {
     /// Messages that are neither in flight nor delayed (some may wait behind their key's head).
     pub ready: u64,
-    /// Whether a pop or receive now would deliver something.
-    pub deliverable: bool,
+    /// How many messages a receive could deliver now.
+    pub deliverable: u64,
     /// Delivered and not yet acknowledged.
     pub in_flight: u64,
     /// Waiting for their delay to end.
     pub delayed: u64,
-    /// Payload bytes of all of them.
+    /// Messages of this queue that lie in its dead-letter queue.
+    pub dead: u64,
+    /// Keys that stand still behind a dead letter.
+    pub parked_keys: u64,
+    /// Whether this shard's part of the queue stands still behind a dead letter.
+    pub blocked: bool,
+    /// Payload bytes of all of them, dead ones not counted.
     pub bytes: u64,
-    /// Wall-clock time of the oldest waiting message's push, unix milliseconds.
+    /// Wall-clock time of the oldest deliverable message's push, unix milliseconds.
     pub oldest_enqueued_at: Option<u64>,
+    /// The version of the configuration; 0 for none.
+    pub version: u64,
+    /// This shard's part of the limits.
+    pub room: Room,
+    /// How much of it is used.
+    pub used: Room,
+    /// What has become of messages.
+    pub totals: Totals,
 }
 
 /// What became of a ticket.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, Effect, LockOp, Op, Refusal, Reply, VERSION};
+use crate::configs::Configs;
 use crate::context::{Context, Counter};
 use crate::dedup::{Known, Memos};
 use crate::guards::Marks;
@@ -31,9 +32,11 @@ pub struct Settings {
     pub memo_max: u32,
     /// Waiters per lock ([`crate::Refusal::TooManyWaiters`]).
     pub waiters_max: u32,
-    /// Messages per queue in this shard ([`crate::Refusal::QueueFull`]).
+    /// How many queue shards the cluster has.
+    pub queue_shards: u32,
+    /// Messages per queue over all shards ([`crate::Refusal::QueueFull`]).
     pub messages_max: u64,
-    /// Payload bytes per queue in this shard ([`crate::Refusal::QueueFull`]).
+    /// Payload bytes per queue over all shards ([`crate::Refusal::QueueFull`]).
     pub bytes_max: u64,
 }
 
@@ -44,6 +47,7 @@ impl Default for Settings {
             max_step: Millis(2_000),
             memo_max: 200_000,
             waiters_max: 10_000,
+            queue_shards: 1,
             messages_max: 5_000_000,
             bytes_max: 4 << 30,
         }
@@ -69,6 +73,7 @@ pub struct Shard {
     locks: Locks,
     queues: Queues,
     marks: Marks,
+    configs: Configs,
 }
 
 /// Why a snapshot could not be read.
@@ -98,8 +103,9 @@ impl Shard {
             memos: Memos::new(settings.memo_max),
             members: Members::default(),
             locks: Locks::new(settings.waiters_max),
-            queues: Queues::new(settings.limits()),
             marks: Marks::default(),
+            queues: Queues::new(id, settings.queue_shards, settings.limits()),
+            configs: Configs::default(),
         }
     }
 
@@ -111,7 +117,7 @@ impl Shard {
             Known::Refused(refusal) => Reply::Refused(refusal),
             Known::Answered(first) => match &command.op {
                 Op::Lock(op) => self.locks.again(now, op, &first),
-                Op::Queue(_) | Op::Member(_) => first,
+                Op::Queue(_) | Op::Config(_) | Op::Member(_) => first,
             },
             Known::New => {
                 let reply = match command.guard.as_ref().map(|guard| self.marks.check(guard)) {
@@ -142,6 +148,7 @@ impl Shard {
             self.expire(&mut effects);
         }
         self.memos.expire(now);
+        self.queues.forget(now);
         effects
     }
 
@@ -182,7 +189,7 @@ impl Shard {
         self.settings = settings;
         self.memos.set_max(settings.memo_max);
         self.locks.set_max(settings.waiters_max);
-        self.queues.set_limits(settings.limits());
+        self.queues.set_limits(settings.queue_shards, settings.limits());
     }
 
     /// Answers a read from this state.
@@ -202,10 +209,27 @@ impl Shard {
                 members: self.members.live().cloned().collect(),
             },
             Query::Queue { queue } if !coordinates => Answer::Queue(self.queues.query(queue)),
-            Query::Queues if !coordinates => Answer::Queues(self.queues.names()),
             Query::Remembers { id } => Answer::Remembers(self.memos.remembers(id)),
+            Query::Queues { after, limit } if !coordinates => {
+                Answer::Queues(self.queues.names(after.as_ref(), *limit as usize))
+            }
+            Query::Peek { queue, max } if !coordinates => {
+                Answer::Peeked(self.queues.peek(queue, *max as usize))
+            }
+            Query::Take { queue, request } if !coordinates => Answer::Take {
+                deliverable: self.queues.deliverable(queue),
+                known: self.memos.remembers(request),
+            },
+            Query::Config { queue } if coordinates => Answer::Configs(self.configs.one(queue)),
+            Query::Configs if coordinates => Answer::Configs(self.configs.all()),
+            Query::Configs => Answer::Configs(self.queues.configs()),
             _ => Answer::Refused(Refusal::WrongShard),
         }
+    }
+
+    /// The queues, for whoever looks often and at little.
+    pub fn queues(&self) -> &Queues {
+        &self.queues
     }
 
     /// What became of a waiting acquire's ticket.
@@ -236,7 +260,11 @@ impl Shard {
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
         match bytes.split_first() {
             Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
-                Ok((shard, [])) => Ok(shard),
+                Ok((shard, [])) => {
+                    let mut shard: Self = shard;
+                    shard.queues.reindex();
+                    Ok(shard)
+                }
                 _ => Err(SnapshotError::Damaged),
             },
             Some((&found, _)) => Err(SnapshotError::Version { found, expected: VERSION }),
@@ -254,6 +282,7 @@ impl Shard {
                 cancel_tickets(&mut self.locks, &mut ctx, ended);
                 reply
             }
+            (Op::Config(op), ShardId::COORDINATION) => self.configs.apply(&mut ctx, op),
             (Op::Queue(op), shard) if shard != ShardId::COORDINATION => self.queues.apply(&mut ctx, op),
             _ => Reply::Refused(Refusal::WrongShard),
         }
@@ -269,11 +298,11 @@ impl Shard {
     }
 }
 
-/// A cancel and a check are harmless as often as they come; a guard without a proof comes again,
-/// under the same request key, with one.
+/// A cancel and a check are harmless as often as they come. A guard without a proof comes again, under
+/// the same request key, with one; and a queue that is full now may not be so for the next try.
 fn is_remembered(op: &Op, reply: &Reply) -> bool {
     !matches!(op, Op::Lock(LockOp::Cancel { .. } | LockOp::Check { .. }))
-        && *reply != Reply::Refused(Refusal::GuardUnproven)
+        && !matches!(reply, Reply::Refused(Refusal::GuardUnproven | Refusal::QueueFull))
 }
 
 fn cancel_tickets(locks: &mut Locks, ctx: &mut Context<'_>, ended: Vec<Origin>) {

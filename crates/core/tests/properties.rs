@@ -7,14 +7,22 @@ use lockstep_core::command::{Attempt, Command, LockOp, Mode, NewMessage, Op, Que
 use lockstep_core::names::{
     Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, ShardId, Token,
 };
+use lockstep_core::query::{Answer, Query, QueueView};
+use lockstep_core::queue::{QueueConfig, Totals};
 use lockstep_core::shard::{Settings, Shard};
 use lockstep_core::{Epoch, Index, Millis, Pack, Reply, Stamp};
-use model::{Locks, Queue};
+use model::{Locks, MAX_ATTEMPTS, Queue};
 use proptest::prelude::*;
 
 fn settings() -> Settings {
-    let (messages_max, bytes_max) = (1_000_000, 1 << 30);
-    Settings { max_step: Millis(10_000), memo_max: 1_000, waiters_max: 1_000, messages_max, bytes_max }
+    Settings {
+        max_step: Millis(10_000),
+        memo_max: 1_000,
+        waiters_max: 1_000,
+        queue_shards: 1,
+        messages_max: 1_000_000,
+        bytes_max: 1 << 30,
+    }
 }
 
 /// A step of a random run: how much time passes, and what is done.
@@ -22,13 +30,16 @@ type Step<T> = (u64, T);
 
 #[derive(Clone, Debug)]
 enum QueueStep {
-    Push(Option<u8>, u64),
-    Pop,
-    Receive(u32, u64),
+    Push(NewMessage),
+    /// Everything else is done to the queue or to its dead letters.
+    Pop(bool),
+    Receive(bool, u32, u64),
     /// Acknowledge, return or extend the nth receipt that was ever handed out.
     Ack(usize),
-    Nack(usize, u64),
+    Nack(usize, u64, bool),
     Extend(usize, u64),
+    Redrive(u32),
+    Purge(bool),
 }
 
 #[derive(Clone, Debug)]
@@ -38,16 +49,36 @@ enum LockStep {
     Renew(u8),
 }
 
+fn new_message() -> impl Strategy<Value = NewMessage> {
+    let rarely = |ms: std::ops::Range<u64>| prop_oneof![3 => Just(None), 1 => ms.prop_map(Some)];
+    let priority = prop_oneof![2 => Just(0), 1 => 0..3u8];
+    (prop::option::of(0..3u8), rarely(1..200), rarely(1..400), priority, rarely(0..4)).prop_map(
+        |(key, delay, ttl, priority, dedup)| NewMessage {
+            key: key.map(|key| MessageKey(key.to_string().into())),
+            body: Bytes::from_static(b"body"),
+            delay: Millis(delay.unwrap_or(0)),
+            ttl: ttl.map(Millis),
+            priority,
+            dedup: dedup.map(|id| id.to_string().into()),
+            enqueued_at: 0,
+        },
+    )
+}
+
 fn queue_steps() -> impl Strategy<Value = Vec<Step<QueueStep>>> {
+    let dead = || prop_oneof![5 => Just(false), 1 => Just(true)];
     let step = prop_oneof![
-        4 => (prop::option::of(0..3u8), prop_oneof![3 => Just(0), 1 => 1..200u64]).prop_map(|(k, d)| QueueStep::Push(k, d)),
-        2 => Just(QueueStep::Pop),
-        3 => (1..4u32, 1..300u64).prop_map(|(max, visibility)| QueueStep::Receive(max, visibility)),
-        3 => (0..40usize).prop_map(QueueStep::Ack),
-        2 => (0..40usize, prop_oneof![Just(0), 1..100u64]).prop_map(|(nth, delay)| QueueStep::Nack(nth, delay)),
-        1 => (0..40usize, 1..300u64).prop_map(|(nth, visibility)| QueueStep::Extend(nth, visibility)),
+        8 => new_message().prop_map(QueueStep::Push),
+        3 => dead().prop_map(QueueStep::Pop),
+        8 => (dead(), 1..4u32, 1..300u64).prop_map(|(dead, max, visibility)| QueueStep::Receive(dead, max, visibility)),
+        4 => (0..40usize).prop_map(QueueStep::Ack),
+        6 => (0..40usize, prop_oneof![Just(0), 1..100u64], any::<bool>())
+            .prop_map(|(nth, delay, failed)| QueueStep::Nack(nth, delay, failed)),
+        2 => (0..40usize, 1..300u64).prop_map(|(nth, visibility)| QueueStep::Extend(nth, visibility)),
+        1 => (1..3u32).prop_map(QueueStep::Redrive),
+        1 => dead().prop_map(QueueStep::Purge),
     ];
-    prop::collection::vec((0..50u64, step), 1..120)
+    prop::collection::vec((0..50u64, step), 1..160)
 }
 
 fn lock_steps() -> impl Strategy<Value = Vec<Step<LockStep>>> {
@@ -102,33 +133,61 @@ impl Run {
     fn shard_id(&self) -> ShardId {
         match self.log[0].1.op {
             Op::Queue(_) => ShardId(1),
-            Op::Lock(_) | Op::Member(_) => ShardId(0),
+            Op::Lock(_) | Op::Config(_) | Op::Member(_) => ShardId(0),
         }
     }
 }
 
 fn queue_op(step: &QueueStep, receipts: &[Receipt]) -> Option<QueueOp> {
-    let queue = QueueName("q".into());
-    let receipt = |nth: &usize| receipts.get(nth % receipts.len().max(1)).copied();
+    let queue = |dead: bool| QueueName(if dead { "q.dead" } else { "q" }.into());
+    // Mostly late ones: early receipts are stale soon.
+    let receipt = |nth: &usize| receipts.iter().rev().nth(*nth).copied().map(|receipt| vec![receipt]);
     Some(match step {
-        QueueStep::Push(key, delay) => {
-            let key = key.map(|key| MessageKey(key.to_string().into()));
-            let message =
-                NewMessage { key, body: Bytes::from_static(b"body"), delay: Millis(*delay), enqueued_at: 0 };
-            QueueOp::Push { queue, messages: vec![message] }
+        QueueStep::Push(message) => QueueOp::Push { queue: queue(false), messages: vec![message.clone()] },
+        QueueStep::Pop(dead) => QueueOp::Pop { queue: queue(*dead) },
+        QueueStep::Receive(dead, max, visibility) => {
+            QueueOp::Receive { queue: queue(*dead), max: *max, visibility: Some(Millis(*visibility)) }
         }
-        QueueStep::Pop => QueueOp::Pop { queue },
-        QueueStep::Receive(max, visibility) => {
-            QueueOp::Receive { queue, max: *max, visibility: Millis(*visibility) }
-        }
-        QueueStep::Ack(nth) => QueueOp::Ack { receipts: vec![receipt(nth)?] },
-        QueueStep::Nack(nth, delay) => {
-            QueueOp::Nack { receipt: receipt(nth)?, delay: Millis(*delay), failed: true }
+        QueueStep::Ack(nth) => QueueOp::Ack { receipts: receipt(nth)? },
+        QueueStep::Nack(nth, delay, failed) => {
+            QueueOp::Nack { receipts: receipt(nth)?, delay: Millis(*delay), failed: *failed }
         }
         QueueStep::Extend(nth, visibility) => {
-            QueueOp::Extend { receipt: receipt(nth)?, visibility: Millis(*visibility) }
+            QueueOp::Extend { receipts: receipt(nth)?, visibility: Millis(*visibility) }
         }
+        QueueStep::Redrive(max) => QueueOp::Redrive { queue: queue(false), max: *max },
+        QueueStep::Purge(dead) => QueueOp::Purge { queue: queue(*dead), up_to: None, max: 1_000 },
     })
+}
+
+fn queue_view(shard: &Shard, queue: &str) -> QueueView {
+    match shard.query(&Query::Queue { queue: QueueName(queue.into()) }) {
+        Answer::Queue(view) => view,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Nothing is lost and nothing comes from nowhere, in every queue and over all of them.
+fn assert_conserved(shard: &Shard, model: &Queue) {
+    let (mut came, mut ended, mut waits) = (0, 0, 0);
+    for name in ["q", "q.dead"] {
+        let view = queue_view(shard, name);
+        let Totals { pushed, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out } =
+            view.totals;
+        assert_eq!(
+            pushed + redriven + dead_in,
+            delivered + expired + purged + dead_lettered + dead_out + view.used.messages,
+            "{name}: {view:?}"
+        );
+        assert_eq!(view.used.messages, model.waiting(name), "{name}");
+        assert_eq!(view.used.messages, view.ready + view.in_flight + view.delayed, "{name}: {view:?}");
+        came += pushed;
+        ended += delivered + expired + purged;
+        waits += view.used.messages;
+    }
+    assert_eq!(came, ended + waits);
+    assert_eq!(came, model.totals.pushed);
+    assert_eq!(ended, model.totals.delivered + model.totals.expired + model.totals.purged);
 }
 
 proptest! {
@@ -137,6 +196,8 @@ proptest! {
     #[test]
     fn a_queue_does_what_its_model_does(steps in queue_steps()) {
         let (mut run, mut model, mut receipts) = (Run::new(ShardId(1)), Queue::default(), Vec::new());
+        let config = QueueConfig { max_attempts: MAX_ATTEMPTS, ..QueueConfig::default() };
+        run.apply(0, Op::Queue(QueueOp::Configure { queue: QueueName("q".into()), version: 1, config }));
         for (passed, step) in &steps {
             let Some(op) = queue_op(step, &receipts) else { continue };
             let reply = run.apply(*passed, Op::Queue(op.clone()));
@@ -146,9 +207,8 @@ proptest! {
                 receipts.extend(delivered.iter().map(|d| Receipt { message: d.id, delivery: d.delivery }));
             }
         }
-        if !run.log.is_empty() {
-            run.assert_replicas_agree();
-        }
+        run.assert_replicas_agree();
+        assert_conserved(&run.shard, &model);
         for id in model.ids() {
             prop_assert!(run.shard.body_lives(MessageId(id)), "the body of {} is gone", id);
         }

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(String, String)>;
 
 /// The routes that are counted by name; everything else counts as `other`.
-pub(crate) const ROUTES: [&str; 23] = [
+pub(crate) const ROUTES: [&str; 28] = [
     "/lock/acquire",
     "/lock/release",
     "/lock/renew",
@@ -30,6 +30,11 @@ pub(crate) const ROUTES: [&str; 23] = [
     "/queue/extend",
     "/queue/stats",
     "/queue/list",
+    "/queue/configure",
+    "/queue/peek",
+    "/queue/purge",
+    "/queue/redrive",
+    "/queue/resume",
     "/cache/set",
     "/cache/get",
     "/cache/delete",

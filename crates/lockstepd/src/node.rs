@@ -178,6 +178,10 @@ impl Node {
         tasks.spawn(Arc::clone(&membership).follow());
         tasks.spawn(Arc::clone(&membership).keep());
         tasks.spawn(balance(Arc::clone(&router), replicas));
+        for replica in router.replicas().into_iter().filter(|r| r.shard() != ShardId::COORDINATION) {
+            tasks.spawn(Arc::clone(&router).carry(replica));
+        }
+        tasks.spawn(Arc::clone(&router).copy_configs());
         Ok(Self { router, cache, transport, membership, engine, tasks })
     }
 
@@ -342,13 +346,13 @@ fn place(config: &Serve, identity: &Identity) -> Placement {
 }
 
 fn shard_settings(config: &Serve, queue_shards: u32) -> shard::Settings {
-    let share = |limit: u64| limit.div_ceil(u64::from(queue_shards.max(1)));
     let ms = |time: Duration| Millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     shard::Settings {
         max_step: ms(config.timing.election_min),
         memo_max: config.limits.memo,
         waiters_max: config.limits.waiters,
-        messages_max: share(config.limits.queue_messages),
-        bytes_max: share(config.limits.queue_bytes),
+        queue_shards,
+        messages_max: config.limits.queue_messages,
+        bytes_max: config.limits.queue_bytes,
     }
 }

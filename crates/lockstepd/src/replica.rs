@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lockstep_core::command::RequestKey;
 use lockstep_core::dedup::delivered;
 use lockstep_core::names::{NodeId, QueueName, ShardId, Ticket};
-use lockstep_core::query::{Answer, Outcome, Query, QueueView};
+use lockstep_core::query::{Answer, Outcome, Query};
 use lockstep_core::{Command, Millis, Reply};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -121,7 +121,7 @@ impl Replica {
             RequestKey::Named { id, .. } => self.remembers(id),
             RequestKey::Node { .. } => false,
         };
-        if !answered && !self.view(queue).deliverable {
+        if !answered && self.deliverable(queue) == 0 {
             return Ok(None);
         }
         self.execute(command).await.map(Some)
@@ -157,9 +157,48 @@ impl Replica {
         }
     }
 
-    /// Sleeps until `queue` has something to deliver, at most `at_most`. Says whether it has.
-    pub async fn await_queue(&self, queue: &QueueName, at_most: Duration) -> Result<bool, Failure> {
-        let bell = self.state.waiters().queue(queue);
+    /// Messages that wait in `queue` now, with their bodies; none of them is taken.
+    pub async fn peek(&self, queue: &QueueName, max: u32) -> Result<Told, Failure> {
+        self.log.barrier().await?;
+        let (mut waiting, now) =
+            self.state.read(|shard| (shard.queues().peek(queue, max as usize), shard.now()));
+        let mut bodies = Vec::with_capacity(waiting.len());
+        // What was taken by somebody meanwhile waits no longer.
+        waiting.retain(|message| {
+            let body = self.state.body(message.id);
+            let waits = body.is_some();
+            bodies.extend(body);
+            waits
+        });
+        Ok(Told { reply: Reply::Received(waiting), bodies, now })
+    }
+
+    /// Sleeps until `to` has taken the letter `seq` of this shard, at most `at_most`. Says whether it has.
+    pub async fn await_letter(&self, to: ShardId, seq: u64, at_most: Duration) -> Result<bool, Failure> {
+        let mut outbox = self.state.waiters().outbox();
+        let mut status = self.watch();
+        let sleep = tokio::time::sleep(at_most);
+        tokio::pin!(sleep);
+        loop {
+            outbox.borrow_and_update();
+            if !status.borrow_and_update().leading {
+                return Err(self.not_leader());
+            }
+            if self.state.read(|shard| shard.queues().is_confirmed(to, seq)) {
+                return Ok(true);
+            }
+            tokio::select! {
+                biased;
+                _ = outbox.changed() => {}
+                _ = status.changed() => {}
+                () = &mut sleep => return Ok(false),
+            }
+        }
+    }
+
+    /// Sleeps until `queue` has something to deliver, at most `at_most`. Says how much.
+    pub async fn await_queue(&self, queue: &QueueName, at_most: Duration) -> Result<u64, Failure> {
+        let mut bell = self.state.waiters().queue(queue);
         let mut status = self.watch();
         let sleep = tokio::time::sleep(at_most);
         tokio::pin!(sleep);
@@ -167,23 +206,22 @@ impl Replica {
             if !status.borrow_and_update().leading {
                 return Err(self.not_leader());
             }
-            if self.view(queue).deliverable {
-                return Ok(true);
+            bell.hear();
+            match self.deliverable(queue) {
+                0 => {}
+                count => return Ok(count),
             }
             tokio::select! {
                 biased;
-                () = bell.notified() => {}
+                () = bell.rings() => {}
                 _ = status.changed() => {}
-                () = &mut sleep => return Ok(false),
+                () = &mut sleep => return Ok(0),
             }
         }
     }
 
-    fn view(&self, queue: &QueueName) -> QueueView {
-        match self.state.read(|shard| shard.query(&Query::Queue { queue: queue.clone() })) {
-            Answer::Queue(view) => view,
-            _ => QueueView::default(),
-        }
+    fn deliverable(&self, queue: &QueueName) -> u64 {
+        self.state.read(|shard| shard.queues().deliverable(queue))
     }
 
     fn remembers(&self, id: &str) -> bool {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use lockstep_core::command::QueueOp;
+use lockstep_core::command::new_bodies;
 use lockstep_core::names::{MessageId, ShardId};
 use lockstep_core::shard::{Settings, Shard, SnapshotError};
 use lockstep_core::{Epoch, Index, Millis, Op, Pack, Reply, Stamp};
@@ -130,11 +130,11 @@ impl State {
 
 impl Inner {
     fn keep_bodies(&mut self, op: &Op, reply: &Reply) {
-        let (Op::Queue(QueueOp::Push { messages, .. }), Reply::Pushed(ids)) = (op, reply) else { return };
-        for (message, id) in messages.iter().zip(ids) {
+        let Op::Queue(op) = op else { return };
+        for (id, body) in new_bodies(op, reply) {
             // A repeated push answers its first ids; the body may be gone again by then.
-            if self.shard.body_lives(*id) {
-                self.bodies.entry(*id).or_insert_with(|| message.body.clone());
+            if self.shard.body_lives(id) {
+                self.bodies.entry(id).or_insert_with(|| body.clone());
             }
         }
     }

@@ -13,7 +13,8 @@ use tokio::sync::{Notify, watch};
 #[derive(Default)]
 pub struct Waiters {
     tickets: Mutex<BTreeMap<Ticket, Arc<Notify>>>,
-    queues: Mutex<BTreeMap<QueueName, Arc<Notify>>>,
+    queues: Mutex<BTreeMap<QueueName, watch::Sender<()>>>,
+    outbox: watch::Sender<()>,
     ring_epoch: watch::Sender<u64>,
 }
 
@@ -28,9 +29,15 @@ impl Waiters {
         lock(&self.tickets).remove(&ticket);
     }
 
-    /// Sleeps until a queue has something to deliver. One message wakes one sleeper.
-    pub fn queue(&self, queue: &QueueName) -> Arc<Notify> {
-        Arc::clone(lock(&self.queues).entry(queue.clone()).or_default())
+    /// Sleeps until a queue has something to deliver: one sleeper for each node that watches it.
+    pub fn queue(&self, queue: &QueueName) -> Bell<'_> {
+        let rings = lock(&self.queues).entry(queue.clone()).or_default().subscribe();
+        Bell { waiters: self, queue: queue.clone(), rings: Some(rings) }
+    }
+
+    /// Changes whenever there is something to carry to another shard, or something was carried.
+    pub fn outbox(&self) -> watch::Receiver<()> {
+        self.outbox.subscribe()
     }
 
     /// The ring epoch as of the last applied change.
@@ -43,7 +50,14 @@ impl Waiters {
         for effect in effects {
             match effect {
                 Effect::WakeTicket(ticket) => ring(lock(&self.tickets).get(ticket)),
-                Effect::WakeQueue(queue) => ring(lock(&self.queues).get(queue)),
+                Effect::WakeQueue(queue) => {
+                    if let Some(bell) = lock(&self.queues).get(queue) {
+                        bell.send_replace(());
+                    }
+                }
+                Effect::WakeOutbox => {
+                    self.outbox.send_replace(());
+                }
                 Effect::RingChanged { epoch } => {
                     self.ring_epoch.send_replace(*epoch);
                 }
@@ -54,8 +68,48 @@ impl Waiters {
     /// Wakes everybody: the state was replaced, or leadership was lost.
     pub fn wake_all(&self) {
         lock(&self.tickets).values().for_each(|bell| bell.notify_one());
-        lock(&self.queues).values().for_each(|bell| bell.notify_waiters());
+        lock(&self.queues).values().for_each(|bell| {
+            bell.send_replace(());
+        });
+        self.outbox.send_replace(());
         self.ring_epoch.send_modify(|_| ());
+    }
+}
+
+/// Rings when a queue has something to deliver that it had not before.
+pub struct Bell<'a> {
+    waiters: &'a Waiters,
+    queue: QueueName,
+    rings: Option<watch::Receiver<()>>,
+}
+
+impl Bell<'_> {
+    /// Whatever has rung so far is heard: look at the state after this, then wait.
+    pub fn hear(&mut self) {
+        if let Some(rings) = &mut self.rings {
+            rings.borrow_and_update();
+        }
+    }
+
+    /// Returns when it rings.
+    pub async fn rings(&mut self) {
+        let heard = match &mut self.rings {
+            Some(rings) => rings.changed().await.is_ok(),
+            None => false,
+        };
+        if !heard {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Drop for Bell<'_> {
+    fn drop(&mut self) {
+        self.rings = None;
+        let mut queues = lock(&self.waiters.queues);
+        if queues.get(&self.queue).is_some_and(|bell| bell.receiver_count() == 0) {
+            queues.remove(&self.queue);
+        }
     }
 }
 

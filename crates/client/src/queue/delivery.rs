@@ -46,8 +46,8 @@ impl Delivery {
     pub async fn ack(&self) -> Result<(), Error> {
         let body = wire::Ack {
             receipt: Some(self.receipt.clone()),
-            receipts: None,
             request_id: Some(self.client.request_id()),
+            ..wire::Ack::default()
         };
         self.send::<wire::Acked>("/queue/ack", &body).await
     }
@@ -65,8 +65,10 @@ impl Delivery {
     /// Hidden from others for so long from now on.
     pub async fn extend(&self, visibility: Duration) -> Result<(), Error> {
         let body = wire::Extend {
-            receipt: self.receipt.clone(),
+            receipt: Some(self.receipt.clone()),
+            receipts: None,
             visibility_ms: clock::millis(visibility),
+            guard: None,
             request_id: Some(self.client.request_id()),
         };
         self.send::<wire::Extended>("/queue/extend", &body).await
@@ -82,9 +84,11 @@ impl Delivery {
 
     async fn give_back(&self, delay: Duration, failed: bool) -> Result<(), Error> {
         let body = wire::Nack {
-            receipt: self.receipt.clone(),
+            receipt: Some(self.receipt.clone()),
+            receipts: None,
             delay_ms: clock::millis(delay),
             failed,
+            guard: None,
             request_id: Some(self.client.request_id()),
         };
         self.send::<wire::Nacked>("/queue/nack", &body).await

@@ -59,7 +59,8 @@ impl Queue {
     /// proved empty. Whoever dies with the message has lost it: [`Queue::receive`] is safe from that.
     pub async fn pop(&self, wait: Duration) -> Result<Option<wire::Message>, Error> {
         let request_id = Some(self.client.request_id());
-        let body = wire::Pop { queue: self.name.clone(), wait_ms: clock::millis(wait), request_id };
+        let body =
+            wire::Pop { queue: self.name.clone(), wait_ms: clock::millis(wait), guard: None, request_id };
         let popped: wire::Popped = self.client.send("/queue/pop", &body, Toward::Any, wait).await?;
         Ok(popped.message)
     }
@@ -73,9 +74,9 @@ impl Queue {
     /// Acknowledges up to 1000 deliveries in one request; one result for each, in order.
     pub async fn ack(&self, deliveries: &[Delivery]) -> Result<Vec<Result<(), Error>>, Error> {
         let body = wire::Ack {
-            receipt: None,
             receipts: Some(deliveries.iter().map(|delivery| delivery.receipt().to_owned()).collect()),
             request_id: Some(self.client.request_id()),
+            ..wire::Ack::default()
         };
         let acked: wire::Results<wire::Acked> = push::send_batch(&self.client, "/queue/ack", &body).await?;
         Ok(acked.results.into_iter().map(|result| push::one(result).map(drop)).collect())
@@ -123,8 +124,9 @@ impl Receive {
         let body = wire::Receive {
             queue: self.queue.name.clone(),
             max: self.max,
-            visibility_ms: clock::millis(self.visibility),
+            visibility_ms: Some(clock::millis(self.visibility)),
             wait_ms: clock::millis(self.wait),
+            guard: None,
             request_id: Some(client.request_id()),
         };
         let received: wire::Received = client.send("/queue/receive", &body, Toward::Any, self.wait).await?;

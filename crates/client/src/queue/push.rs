@@ -22,7 +22,7 @@ impl Message {
     pub fn new(payload: &(impl Serialize + ?Sized)) -> Result<Self, Error> {
         let payload = serde_json::value::to_raw_value(payload);
         let payload = payload.map_err(|error| Error::Invalid(format!("payload: {error}")))?;
-        Ok(Self(NewMessage { payload, key: None, delay_ms: 0 }))
+        Ok(Self(NewMessage { payload, key: None, delay_ms: 0, ttl_ms: None, priority: 0, dedup_id: None }))
     }
 
     /// Delivered after all earlier messages of this key, one at a time.
@@ -38,17 +38,41 @@ impl Message {
         self.0.delay_ms = clock::millis(delay);
         self
     }
+
+    /// Dropped, unless in flight, once so much time has passed.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.0.ttl_ms = Some(clock::millis(ttl));
+        self
+    }
+
+    /// 0 to 9: larger ones first among messages without a key and among the heads of keys.
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.0.priority = priority;
+        self
+    }
+
+    /// Pushed once under this id, per queue and key; remembered for five minutes.
+    #[must_use]
+    pub fn dedup_id(mut self, id: impl Into<String>) -> Self {
+        self.0.dedup_id = Some(id.into());
+        self
+    }
 }
 
 impl Queue {
     /// Pushes one message: when this returns, it is on the disks of a majority. Errors:
     /// `payload_too_large`, `queue_full`; after [`Error::OutcomeUnknown`] it may be there.
     pub async fn push(&self, message: Message) -> Result<Pushed, Error> {
-        let Message(NewMessage { payload, key, delay_ms, .. }) = message;
+        let Message(NewMessage { payload, key, delay_ms, ttl_ms, priority, dedup_id }) = message;
         let body = Push {
             payload: Some(payload),
             key,
             delay_ms: (delay_ms > 0).then_some(delay_ms),
+            ttl_ms,
+            priority: (priority > 0).then_some(priority),
+            dedup_id,
             ..self.nothing_to_push()
         };
         self.client().send("/queue/push", &body, Toward::Any, Duration::ZERO).await
@@ -66,11 +90,8 @@ impl Queue {
     fn nothing_to_push(&self) -> Push {
         Push {
             queue: Some(self.name().to_owned()),
-            payload: None,
-            key: None,
-            delay_ms: None,
-            messages: None,
             request_id: Some(self.client().request_id()),
+            ..Push::default()
         }
     }
 }

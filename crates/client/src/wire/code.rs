@@ -45,6 +45,10 @@ pub enum Code {
     StaleReceipt,
     /// The queue is full.
     QueueFull,
+    /// The same dedup id came before with another payload.
+    DedupConflict,
+    /// There are too many queues.
+    TooManyQueues,
     /// There is no value.
     Miss,
     /// The condition on the version did not hold.
@@ -71,7 +75,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -92,6 +96,8 @@ impl Code {
         Self::BadReceipt,
         Self::StaleReceipt,
         Self::QueueFull,
+        Self::DedupConflict,
+        Self::TooManyQueues,
         Self::Miss,
         Self::VersionMismatch,
         Self::NoNamespace,
@@ -133,6 +139,8 @@ impl Code {
             Self::BadReceipt => "bad_receipt",
             Self::StaleReceipt => "stale_receipt",
             Self::QueueFull => "queue_full",
+            Self::DedupConflict => "dedup_conflict",
+            Self::TooManyQueues => "too_many_queues",
             Self::Miss => "miss",
             Self::VersionMismatch => "version_mismatch",
             Self::NoNamespace => "no_namespace",

@@ -6,12 +6,14 @@ mod cache;
 mod cluster;
 mod code;
 mod locks;
+mod queue_admin;
 mod queues;
 
 pub use cache::*;
 pub use cluster::*;
 pub use code::Code;
 pub use locks::*;
+pub use queue_admin::*;
 pub use queues::*;
 
 use serde::{Deserialize, Serialize};

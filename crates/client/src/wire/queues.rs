@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::Guard;
+
 /// `POST /queue/push`: one message, or `messages`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Push {
     /// The queue, for every message that names none.
@@ -19,9 +21,21 @@ pub struct Push {
     /// A single message is not delivered before so many milliseconds have passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
+    /// A single message is dropped, unless in flight, once so many milliseconds have passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// A single message's priority: 0 to 9, larger ones first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// A single message is pushed once under this id, per queue and key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup_id: Option<String>,
     /// A batch instead of a single message, at most 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<NewMessage>>,
+    /// The lock under which it is pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Makes a retry harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -44,6 +58,15 @@ pub struct NewMessage {
     /// Not delivered before so many milliseconds have passed.
     #[serde(default)]
     pub delay_ms: u64,
+    /// Dropped, unless in flight, once so many milliseconds have passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// 0 to 9: larger ones first among messages without a key and among the heads of keys.
+    #[serde(default)]
+    pub priority: u8,
+    /// Pushed once under this id, per queue and key; remembered for five minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup_id: Option<String>,
 }
 
 /// The reply to one pushed message.
@@ -55,6 +78,9 @@ pub struct Pushed {
     pub queue: String,
     /// The shard that holds it.
     pub shard: u32,
+    /// It was there already, under the same `dedup_id`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
 }
 
 /// `POST /queue/pop`, and the query of `GET /queue/pop`.
@@ -67,6 +93,9 @@ pub struct Pop {
     /// How long to wait for a message, in milliseconds.
     #[serde(default)]
     pub wait_ms: u64,
+    /// The lock under which it is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Makes a retry harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -92,6 +121,12 @@ pub struct Message {
     pub payload: Box<RawValue>,
     /// How often it has been delivered, this time included.
     pub attempts: u32,
+    /// How often it has failed: time-outs, and nacks that said so.
+    #[serde(default)]
+    pub failures: u32,
+    /// As it was pushed; 0 unless said otherwise.
+    #[serde(default)]
+    pub priority: u8,
     /// When it was pushed: unix milliseconds by the pushing node's clock, for people.
     pub enqueued_at_ms: u64,
     /// What acknowledges it; absent after a pop, which leaves nothing to acknowledge.
@@ -112,12 +147,15 @@ pub struct Receive {
     /// At most so many messages.
     #[serde(default = "default_max")]
     pub max: u32,
-    /// How long they stay hidden, in milliseconds.
-    #[serde(default = "default_visibility_ms")]
-    pub visibility_ms: u64,
+    /// How long they stay hidden, in milliseconds; as the queue is configured if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visibility_ms: Option<u64>,
     /// How long to wait for a message, in milliseconds.
     #[serde(default)]
     pub wait_ms: u64,
+    /// The lock under which they are received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Makes a retry harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -131,7 +169,7 @@ pub struct Received {
 }
 
 /// `POST /queue/ack`: one receipt, or `receipts`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ack {
     /// Of one message.
@@ -140,9 +178,42 @@ pub struct Ack {
     /// Of many, at most 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipts: Option<Vec<String>>,
+    /// Pushed in the same atomic step, at most 1000: all of it or nothing. The receipts must then be of
+    /// one shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<Vec<Onward>>,
+    /// The lock under which it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Makes a retry harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+}
+
+/// A message pushed together with an acknowledgement.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Onward {
+    /// The queue.
+    #[serde(default = "default_queue")]
+    pub queue: String,
+    /// Any JSON.
+    pub payload: Box<RawValue>,
+    /// As in [`NewMessage::key`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// As in [`NewMessage::delay_ms`].
+    #[serde(default)]
+    pub delay_ms: u64,
+    /// As in [`NewMessage::ttl_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// As in [`NewMessage::priority`].
+    #[serde(default)]
+    pub priority: u8,
+    /// As in [`NewMessage::dedup_id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedup_id: Option<String>,
 }
 
 /// The reply to one receipt of [`Ack`].
@@ -152,93 +223,94 @@ pub struct Acked {
     pub acknowledged: bool,
 }
 
-/// `POST /queue/nack`
+/// The reply to an [`Ack`] with `push`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AckedPushed {
+    /// Always true: of every receipt.
+    pub acknowledged: bool,
+    /// In order.
+    pub pushed: Vec<PushedOnward>,
+}
+
+/// Where a message pushed together with an acknowledgement is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushedOnward {
+    /// Unique in the cluster; absent if it went to another shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The queue.
+    pub queue: String,
+    /// The shard that holds it.
+    pub shard: u32,
+    /// It was there already, under the same `dedup_id`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
+}
+
+/// `POST /queue/nack`: one receipt, or `receipts`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nack {
-    /// The delivery that ends.
-    pub receipt: String,
+    /// Of one message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
+    /// Of many, at most 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<Vec<String>>,
     /// Not delivered again before so many milliseconds have passed.
     #[serde(default)]
     pub delay_ms: u64,
     /// Whether it counts towards the dead-letter limit.
     #[serde(default = "default_true")]
     pub failed: bool,
+    /// The lock under which it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Makes a retry harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
 }
 
-/// The reply to [`Nack`].
+/// The reply to one receipt of [`Nack`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nacked {
     /// Always true.
     pub returned: bool,
 }
 
-/// `POST /queue/extend`
+/// `POST /queue/extend`: one receipt, or `receipts`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extend {
-    /// The delivery.
-    pub receipt: String,
+    /// Of one message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
+    /// Of many, at most 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<Vec<String>>,
     /// How long it stays hidden from now on, in milliseconds.
     pub visibility_ms: u64,
+    /// The lock under which it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Makes a retry harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
 }
 
-/// The reply to [`Extend`].
+/// The reply to one receipt of [`Extend`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extended {
     /// How long it stays hidden.
     pub visible_in_ms: u64,
 }
 
-/// The query of `GET /queue/stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GetStats {
-    /// The queue.
-    #[serde(default = "default_queue")]
-    pub queue: String,
-}
-
-/// The reply to [`GetStats`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
-    /// The queue.
-    pub queue: String,
-    /// Neither in flight nor delayed.
-    pub ready: u64,
-    /// Delivered and not yet acknowledged.
-    pub in_flight: u64,
-    /// Waiting for their delay to end.
-    pub delayed: u64,
-    /// Payload bytes of all of them.
-    pub bytes: u64,
-    /// How long the oldest message that could be delivered has waited, in milliseconds.
-    pub oldest_age_ms: Option<u64>,
-}
-
-/// The reply to `GET /queue/list`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Queues {
-    /// Queues that hold messages, in order.
-    pub queues: Vec<String>,
-}
-
-fn default_queue() -> String {
+pub(super) fn default_queue() -> String {
     "default".into()
 }
 
 const fn default_max() -> u32 {
     1
-}
-
-const fn default_visibility_ms() -> u64 {
-    30_000
 }
 
 const fn default_true() -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Only the latest delivery of a message counts: every other receipt is stale and changes nothing.
 
-use super::{Phase, Queues};
+use super::{End, Flight, Message, Phase, Queues};
 use crate::command::{Delivered, Refusal};
 use crate::context::Context;
 use crate::names::{MessageId, QueueName, Receipt};
@@ -15,9 +15,9 @@ const RECEIVE_BYTES: u64 = 16 * 1024 * 1024;
 impl Queues {
     /// Takes the first deliverable message for good.
     pub(super) fn pop(&mut self, ctx: &mut Context<'_>, name: &QueueName) -> Option<Delivered> {
-        let id = *self.queues.get(name)?.deliverable.first()?;
-        let popped = self.deliver(id, 0, Millis(0))?;
-        self.remove(ctx, id);
+        let id = self.first(name)?;
+        let popped = self.attempt(id, 0, Millis(0))?;
+        self.end(ctx, id, End::Delivered);
         Some(popped)
     }
 
@@ -28,29 +28,28 @@ impl Queues {
         ctx: &mut Context<'_>,
         name: &QueueName,
         max: u32,
-        visibility: Millis,
+        visibility: Option<Millis>,
     ) -> Vec<Delivered> {
+        let Some(queue) = self.registry.by_name(name) else { return Vec::new() };
+        let visibility = visibility.unwrap_or(queue.config.visibility);
         let mut received = Vec::new();
         let mut bytes = 0;
         while received.len() < max as usize {
-            let Some(queue) = self.queues.get_mut(name) else { break };
-            let next = queue.deliverable.first().and_then(|id| self.messages.get(id));
-            bytes += next.map_or(0, |message| message.bytes);
+            let Some(id) = self.first(name) else { break };
+            bytes += self.messages.get(id).map_or(0, |message| u64::from(message.bytes));
             if bytes > RECEIVE_BYTES && !received.is_empty() {
                 break;
             }
-            let Some(id) = queue.deliverable.pop_first() else { break };
             let delivery = ctx.counter.next();
-            self.set_phase(id, Phase::InFlight { delivery });
-            self.due.set(id, ctx.now.plus(visibility));
-            received.extend(self.deliver(id, delivery, visibility));
+            self.launch(ctx, id, delivery, visibility);
+            received.extend(self.attempt(id, delivery, visibility));
         }
         received
     }
 
     pub(super) fn ack(&mut self, ctx: &mut Context<'_>, receipt: Receipt) -> Result<(), Refusal> {
-        self.check(receipt)?;
-        self.remove(ctx, receipt.message);
+        let id = self.check(receipt)?;
+        self.end(ctx, id, End::Delivered);
         Ok(())
     }
 
@@ -63,17 +62,7 @@ impl Queues {
         failed: bool,
     ) -> Result<(), Refusal> {
         let id = self.check(receipt)?;
-        if let Some(message) = self.messages.get_mut(&id) {
-            message.failures = message.failures.saturating_add(u32::from(failed));
-        }
-        if delay > Millis(0) {
-            self.set_phase(id, Phase::Delayed);
-            self.due.set(id, ctx.now.plus(delay));
-        } else {
-            self.set_phase(id, Phase::Ready);
-            self.due.remove(&id);
-            self.offer(ctx, id);
-        }
+        self.land(ctx, id, delay, failed);
         Ok(())
     }
 
@@ -88,25 +77,77 @@ impl Queues {
         Ok(())
     }
 
-    fn check(&self, receipt: Receipt) -> Result<MessageId, Refusal> {
-        let current = self.messages.get(&receipt.message).map(|message| message.phase);
-        match current {
-            Some(Phase::InFlight { delivery }) if delivery == receipt.delivery => Ok(receipt.message),
+    /// A delivery ends without being acknowledged.
+    pub(super) fn land(&mut self, ctx: &mut Context<'_>, id: u64, delay: Millis, failed: bool) {
+        let Some(message) = self.messages.get_mut(id) else { return };
+        message.failures = message.failures.saturating_add(u16::from(failed));
+        let group = message.group;
+        if failed && self.is_poison(id) {
+            return self.dead_letter(ctx, id);
+        }
+        if self.flights.get(&id).is_some_and(|flight| flight.overdue) {
+            return self.end(ctx, id, End::Expired);
+        }
+        self.flights.remove(&id);
+        self.set_busy(group, false);
+        if delay > Millis(0) {
+            self.set_phase(id, Phase::Delayed);
+            self.due.set(id, ctx.now.plus(delay));
+        } else {
+            self.set_phase(id, Phase::Ready);
+            self.due.remove(&id);
+        }
+        self.hold(ctx, id);
+    }
+
+    /// The message that the receipt is for, if it is its latest.
+    pub(super) fn check(&self, receipt: Receipt) -> Result<u64, Refusal> {
+        match self.flights.get(&receipt.message.0) {
+            Some(flight) if flight.delivery == receipt.delivery => Ok(receipt.message.0),
             _ => Err(Refusal::StaleReceipt),
         }
     }
 
-    fn deliver(&mut self, id: MessageId, delivery: u64, visibility: Millis) -> Option<Delivered> {
-        let message = self.messages.get_mut(&id)?;
+    /// What a consumer would get next.
+    pub(super) fn first(&self, name: &QueueName) -> Option<u64> {
+        self.registry.by_name(name).filter(|queue| !queue.blocked)?.ready.first()
+    }
+
+    fn launch(&mut self, ctx: &mut Context<'_>, id: u64, delivery: u64, visibility: Millis) {
+        let Some(group) = self.messages.get(id).map(|message| message.group) else { return };
+        if self.groups.get(group).is_some_and(|group| group.key.is_some()) {
+            self.set_busy(group, true);
+        }
+        self.withdraw(ctx, id);
+        self.set_phase(id, Phase::InFlight);
+        self.flights.insert(id, Flight { delivery, overdue: false });
+        self.due.set(id, ctx.now.plus(visibility));
+    }
+
+    fn attempt(&mut self, id: u64, delivery: u64, visibility: Millis) -> Option<Delivered> {
+        let message = self.messages.get_mut(id)?;
         message.attempts = message.attempts.saturating_add(1);
-        Some(Delivered {
-            id,
-            key: message.key.clone(),
+        let message = *message;
+        Some(self.delivered(id, message, delivery, visibility))
+    }
+
+    pub(super) fn delivered(
+        &self,
+        id: u64,
+        message: Message,
+        delivery: u64,
+        visibility: Millis,
+    ) -> Delivered {
+        Delivered {
+            id: MessageId(id),
+            key: self.groups.get(message.group).and_then(|group| group.key.clone()),
             attempts: message.attempts,
+            failures: message.failures.into(),
+            priority: message.priority,
             enqueued_at: message.enqueued_at,
             delivery,
             visibility,
-        })
+        }
     }
 }
 
@@ -116,21 +157,21 @@ mod tests {
     use super::*;
     use crate::command::{NewMessage, QueueOp, Reply};
     use crate::context::Counter;
+    use crate::names::ShardId;
 
     #[test]
     fn one_receive_delivers_no_more_than_fits_into_one_answer() {
         let (mut counter, mut effects) = (Counter::default(), Vec::new());
         let mut ctx = Context { now: Millis(0), counter: &mut counter, effects: &mut effects };
-        let mut queues = Queues::new(Limits { messages_max: 10, bytes_max: u64::MAX });
+        let mut queues = Queues::new(ShardId(1), 1, Limits { messages_max: 10, bytes_max: u64::MAX });
         let queue = QueueName("q".into());
         let large = usize::try_from(RECEIVE_BYTES / 2 + 1).unwrap();
         for bytes in [large, large, 3 * large] {
-            let message =
-                NewMessage { key: None, body: vec![0; bytes].into(), delay: Millis(0), enqueued_at: 0 };
+            let message = NewMessage { body: vec![0; bytes].into(), ..NewMessage::default() };
             let op = QueueOp::Push { queue: queue.clone(), messages: vec![message] };
             assert!(matches!(queues.apply(&mut ctx, &op), Reply::Pushed(_)));
         }
-        let mut receive = || queues.receive(&mut ctx, &queue, 10, Millis(1_000)).len();
+        let mut receive = || queues.receive(&mut ctx, &queue, 10, Some(Millis(1_000))).len();
         assert_eq!([receive(), receive(), receive(), receive()], [1, 1, 1, 0]);
     }
 }

@@ -1,22 +1,46 @@
 //! The queue machine: messages in order, each delivered until it is done.
 //!
-//! Messages of one key are delivered one at a time, in push order; different keys in parallel. It
-//! keeps tens of bytes a message and never its payload.
+//! Messages of one key are delivered one at a time, in push order; different keys in parallel. A
+//! message that waits costs about forty bytes: 32 for itself, 8 for its place in the order. Its
+//! payload is not here, a key's name is stored once, and what only a message in flight or one with a
+//! deadline needs is kept aside.
 
+mod chunks;
+mod config;
 mod deliver;
+mod groups;
+mod outbox;
+mod place;
+mod poison;
+mod purge;
+mod push;
+mod registry;
+mod repeats;
+mod shares;
+mod slab;
+mod view;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Effect, NewMessage, QueueOp, Refusal, Reply};
+use crate::command::{Effect, QueueOp, Refusal, Reply};
 use crate::context::Context;
 use crate::deadlines::Deadlines;
-use crate::names::{MessageId, MessageKey, QueueName};
-use crate::query::QueueView;
+use crate::names::{MessageId, QueueName, ShardId};
 use crate::stamp::Millis;
+use chunks::Chunks;
+use groups::Groups;
+use outbox::Outbox;
+use registry::Registry;
+use repeats::Repeats;
 
-/// What one queue may hold in this shard.
+pub use config::{OnPoison, QueueConfig};
+pub use outbox::OUTBOX_MAX;
+pub use registry::{PRIORITY_MAX, QUEUES_MAX, Totals};
+pub use repeats::{DEDUP_MAX, DEDUP_WINDOW};
+
+/// What one queue may hold over all shards, where its configuration does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Messages, in whatever state.
@@ -25,39 +49,39 @@ pub struct Limits {
     pub bytes_max: u64,
 }
 
-/// The queues of one shard. An empty one leaves no trace.
+/// The queues of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queues {
+    shard: ShardId,
+    /// How many queue shards there are.
+    shards: u32,
     limits: Limits,
-    queues: BTreeMap<QueueName, Queue>,
-    messages: BTreeMap<MessageId, Message>,
+    registry: Registry,
+    groups: Groups,
+    messages: Chunks<Message>,
+    flights: BTreeMap<u64, Flight>,
     /// Ends of delays and of visibility time-outs: a message has one of them at most.
-    due: Deadlines<MessageId>,
+    due: Deadlines<u64>,
+    /// Ends of times to live.
+    expiry: Deadlines<u64>,
+    /// Where each dead letter came from.
+    origins: BTreeMap<u64, u32>,
+    repeats: Repeats,
+    outbox: Outbox,
     #[serde(skip)]
     removed: Vec<MessageId>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Queue {
-    /// What a consumer may have now: ready, and without a key or first of it.
-    deliverable: BTreeSet<MessageId>,
-    /// The messages of each key that are not done, in push order.
-    keys: BTreeMap<MessageKey, VecDeque<MessageId>>,
-    messages: u64,
-    in_flight: u64,
-    delayed: u64,
-    bytes: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A message that is not done. Small: there may be millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Message {
-    queue: QueueName,
-    key: Option<MessageKey>,
-    bytes: u64,
     enqueued_at: u64,
+    group: u32,
+    bytes: u32,
     attempts: u32,
-    /// Time-outs, and nacks that said so: counts towards a dead-letter limit.
-    failures: u32,
+    /// Time-outs, and nacks that said so: what the dead-letter limit counts.
+    failures: u16,
+    priority: u8,
     phase: Phase,
 }
 
@@ -65,28 +89,56 @@ struct Message {
 enum Phase {
     Ready,
     Delayed,
-    InFlight { delivery: u64 },
+    InFlight,
+}
+
+/// What a delivery knows beside its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Flight {
+    delivery: u64,
+    /// Its time to live ended meanwhile: it will not come back.
+    overdue: bool,
+}
+
+/// Why a message is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Delivered,
+    Expired,
+    Purged,
 }
 
 impl Queues {
-    /// No queues yet.
-    pub fn new(limits: Limits) -> Self {
+    /// No queues yet, in shard `shard` of `shards`.
+    pub fn new(shard: ShardId, shards: u32, limits: Limits) -> Self {
         Self {
+            shard,
+            shards,
             limits,
-            queues: BTreeMap::new(),
-            messages: BTreeMap::new(),
+            registry: Registry::default(),
+            groups: Groups::default(),
+            messages: Chunks::default(),
+            flights: BTreeMap::new(),
             due: Deadlines::default(),
+            expiry: Deadlines::default(),
+            origins: BTreeMap::new(),
+            repeats: Repeats::default(),
+            outbox: Outbox::default(),
             removed: Vec::new(),
         }
     }
 
-    /// Other limits from now on; what is there stays.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
+    /// Other limits from now on; what is there stays. What was lent stays lent.
+    pub fn set_limits(&mut self, shards: u32, limits: Limits) {
+        (self.shards, self.limits) = (shards, limits);
+        self.deal_out();
     }
 
     /// Applies one command that was not applied before.
     pub fn apply(&mut self, ctx: &mut Context<'_>, op: &QueueOp) -> Reply {
+        if op.makes().is_some_and(|name| self.registry.find(name).is_none() && self.registry.is_full()) {
+            return Reply::Refused(Refusal::TooManyQueues);
+        }
         match op {
             QueueOp::Push { queue, messages } => self.push(ctx, queue, messages),
             QueueOp::Pop { queue } => Reply::Popped(self.pop(ctx, queue)),
@@ -95,161 +147,95 @@ impl Queues {
                 Reply::Received(self.receive(ctx, queue, *max, *visibility))
             }
             QueueOp::Ack { receipts } => {
-                Reply::Acked(receipts.iter().map(|receipt| self.ack(ctx, *receipt)).collect())
+                Reply::Settled(receipts.iter().map(|receipt| self.ack(ctx, *receipt)).collect())
             }
-            QueueOp::Nack { receipt, delay, failed } => match self.nack(ctx, *receipt, *delay, *failed) {
-                Ok(()) => Reply::Nacked,
-                Err(refusal) => Reply::Refused(refusal),
-            },
-            QueueOp::Extend { receipt, visibility } => match self.extend(ctx, *receipt, *visibility) {
-                Ok(()) => Reply::Extended { visibility: *visibility },
-                Err(refusal) => Reply::Refused(refusal),
-            },
+            QueueOp::AckPush { receipts, push } => self.ack_push(ctx, receipts, push),
+            QueueOp::Nack { receipts, delay, failed } => Reply::Settled(
+                receipts.iter().map(|receipt| self.nack(ctx, *receipt, *delay, *failed)).collect(),
+            ),
+            QueueOp::Extend { receipts, visibility } => Reply::Settled(
+                receipts.iter().map(|receipt| self.extend(ctx, *receipt, *visibility)).collect(),
+            ),
+            QueueOp::Configure { queue, version, config } => self.configure(ctx, queue, *version, config),
+            QueueOp::Lend { .. } => self.lend(ctx, op),
+            QueueOp::Purge { queue, up_to, max } => self.purge(ctx, queue, *up_to, *max),
+            QueueOp::Redrive { queue, max } => self.redrive(ctx, queue, *max),
+            QueueOp::Resume { queue, key } => self.resume(ctx, queue, key.as_ref()),
+            QueueOp::Arrive { from, letters } => self.arrive(ctx, *from, letters),
+            QueueOp::Confirm { to, up_to } => {
+                self.removed.extend(self.outbox.confirm(*to, *up_to));
+                ctx.effects.push(Effect::WakeOutbox);
+                Reply::Confirmed
+            }
         }
     }
 
-    /// Ends every delay and visibility time-out that is due by log time.
+    /// Ends every delay, visibility time-out and time to live that is due by log time.
     pub fn expire(&mut self, ctx: &mut Context<'_>) {
         while let Some(id) = self.due.pop_due(ctx.now) {
-            let Some(message) = self.messages.get_mut(&id) else { continue };
-            if matches!(message.phase, Phase::InFlight { .. }) {
-                message.failures = message.failures.saturating_add(1);
+            match self.messages.get(id).map(|message| message.phase) {
+                Some(Phase::InFlight) => self.land(ctx, id, Millis(0), true),
+                Some(Phase::Delayed) => self.ripen(ctx, id),
+                Some(Phase::Ready) | None => {}
             }
-            self.set_phase(id, Phase::Ready);
-            self.offer(ctx, id);
+        }
+        while let Some(id) = self.expiry.pop_due(ctx.now) {
+            match self.flights.get_mut(&id) {
+                Some(flight) => flight.overdue = true,
+                None => self.end(ctx, id, End::Expired),
+            }
         }
     }
 
-    /// When the next delay or visibility time-out ends.
+    /// Forgets what is old enough. Nobody could notice, so it is no deadline.
+    pub fn forget(&mut self, now: Millis) {
+        self.repeats.expire(now);
+        while let Some(queue) = self.registry.forget_one(now) {
+            if let Some(loose) = self.groups.find(queue, None) {
+                self.groups.forget(loose);
+            }
+        }
+    }
+
+    /// When the next delay, visibility time-out or time to live ends.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.due.next()
+        self.due.next().into_iter().chain(self.expiry.next()).min()
     }
 
-    /// Counts of one queue; zeros where it is unknown.
-    pub fn query(&self, name: &QueueName) -> QueueView {
-        let Some(queue) = self.queues.get(name) else { return QueueView::default() };
-        let oldest = queue.deliverable.first().and_then(|id| self.messages.get(id));
-        QueueView {
-            ready: queue.messages - queue.in_flight - queue.delayed,
-            deliverable: !queue.deliverable.is_empty(),
-            in_flight: queue.in_flight,
-            delayed: queue.delayed,
-            bytes: queue.bytes,
-            oldest_enqueued_at: oldest.map(|message| message.enqueued_at),
-        }
-    }
-
-    /// The queues that hold anything, in order.
-    pub fn names(&self) -> Vec<QueueName> {
-        self.queues.keys().cloned().collect()
-    }
-
-    /// Whether the message is not done yet.
+    /// Whether the body is still needed: the message is not done, or on its way to another shard.
     pub fn holds(&self, id: MessageId) -> bool {
-        self.messages.contains_key(&id)
+        self.messages.contains(id.0) || self.outbox.holds(id)
     }
 
-    /// Messages that are done since the last call.
+    /// Bodies that are needed no longer since the last call.
     pub fn take_removed(&mut self) -> Vec<MessageId> {
         std::mem::take(&mut self.removed)
     }
 
-    fn push(&mut self, ctx: &mut Context<'_>, name: &QueueName, messages: &[NewMessage]) -> Reply {
-        if messages.is_empty() {
-            return Reply::Refused(Refusal::Invalid);
-        }
-        let (count, bytes) = self.queues.get(name).map_or((0, 0), |queue| (queue.messages, queue.bytes));
-        let more: u64 = messages.iter().map(|message| message.body.len() as u64).sum();
-        let fits = count + messages.len() as u64 <= self.limits.messages_max
-            && bytes.saturating_add(more) <= self.limits.bytes_max;
-        if !fits {
-            return Reply::Refused(Refusal::QueueFull);
-        }
-        Reply::Pushed(messages.iter().map(|message| self.push_one(ctx, name, message)).collect())
+    /// After a snapshot: finds everything by its name again.
+    pub fn reindex(&mut self) {
+        self.registry.reindex();
+        self.groups.reindex();
     }
+}
 
-    fn push_one(&mut self, ctx: &mut Context<'_>, name: &QueueName, new: &NewMessage) -> MessageId {
-        let id = MessageId(ctx.counter.next());
-        let message = Message {
-            queue: name.clone(),
-            key: new.key.clone(),
-            bytes: new.body.len() as u64,
-            enqueued_at: new.enqueued_at,
-            attempts: 0,
-            failures: 0,
-            phase: Phase::Ready,
-        };
-        let queue = self.queues.entry(name.clone()).or_default();
-        queue.messages += 1;
-        queue.bytes += message.bytes;
-        if let Some(key) = &new.key {
-            queue.keys.entry(key.clone()).or_default().push_back(id);
-        }
-        self.messages.insert(id, message);
-        if new.delay > Millis(0) {
-            self.set_phase(id, Phase::Delayed);
-            self.due.set(id, ctx.now.plus(new.delay));
-        }
-        self.offer(ctx, id);
-        id
-    }
-
-    /// Makes a ready message deliverable, unless an earlier one of its key is not done.
-    fn offer(&mut self, ctx: &mut Context<'_>, id: MessageId) {
-        let Some(message) = self.messages.get(&id) else { return };
-        let Some(queue) = self.queues.get_mut(&message.queue) else { return };
-        let first = match &message.key {
-            Some(key) => queue.keys.get(key).and_then(VecDeque::front) == Some(&id),
-            None => true,
-        };
-        if message.phase == Phase::Ready && first && queue.deliverable.insert(id) {
-            ctx.effects.push(Effect::WakeQueue(message.queue.clone()));
-        }
-    }
-
-    fn set_phase(&mut self, id: MessageId, phase: Phase) {
-        let Some(message) = self.messages.get_mut(&id) else { return };
-        let Some(queue) = self.queues.get_mut(&message.queue) else { return };
-        for (of, by) in [(message.phase, -1), (phase, 1)] {
-            let count = match of {
-                Phase::Ready => continue,
-                Phase::Delayed => &mut queue.delayed,
-                Phase::InFlight { .. } => &mut queue.in_flight,
-            };
-            *count = count.saturating_add_signed(by);
-        }
-        message.phase = phase;
-    }
-
-    /// The message is done; the next of its key may go.
-    fn remove(&mut self, ctx: &mut Context<'_>, id: MessageId) {
-        self.set_phase(id, Phase::Ready);
-        self.due.remove(&id);
-        let Some(message) = self.messages.remove(&id) else { return };
-        self.removed.push(id);
-        let Some(queue) = self.queues.get_mut(&message.queue) else { return };
-        queue.deliverable.remove(&id);
-        queue.messages -= 1;
-        queue.bytes -= message.bytes;
-        let next = message.key.and_then(|key| queue.done_with_first(&key));
-        if queue.messages == 0 {
-            self.queues.remove(&message.queue);
-        }
-        if let Some(next) = next {
-            self.offer(ctx, next);
+impl QueueOp {
+    /// The queue that comes into being by this.
+    fn makes(&self) -> Option<&QueueName> {
+        match self {
+            Self::Push { queue, .. } | Self::Configure { queue, .. } => Some(queue),
+            _ => None,
         }
     }
 }
 
-impl Queue {
-    /// Only the first of a key is ever delivered, so only the first can be done.
-    fn done_with_first(&mut self, key: &MessageKey) -> Option<MessageId> {
-        let waiting = self.keys.get_mut(key)?;
-        waiting.pop_front();
-        let next = waiting.front().copied();
-        if next.is_none() {
-            self.keys.remove(key);
-        }
-        next
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_and_its_number_take_32_bytes() {
+        assert_eq!(size_of::<(u64, Message)>(), 32);
+        assert_eq!(size_of::<(u64, ())>(), 8);
     }
 }

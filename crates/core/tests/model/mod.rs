@@ -4,4 +4,4 @@ mod locks;
 mod queue;
 
 pub use locks::Locks;
-pub use queue::Queue;
+pub use queue::{MAX_ATTEMPTS, Queue};

@@ -1,13 +1,15 @@
 //! Runs a script against a fresh shard and writes down what it answers.
 
+mod queues;
+
 use std::fmt::Write;
 
-use bytes::Bytes;
-use lockstep_core::command::{Attempt, Command, LockOp, MemberOp, Mode, NewMessage, Op, QueueOp, RequestKey};
+use lockstep_core::command::{
+    Attempt, Command, ConfigChange, ConfigOp, LockOp, MemberOp, Mode, Op, RequestKey,
+};
 use lockstep_core::guards::{Guard, Proof};
 use lockstep_core::names::{
-    Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, ShardId, Ticket,
-    Token,
+    Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, ShardId, Ticket, Token,
 };
 use lockstep_core::query::{Answer, Outcome, Query};
 use lockstep_core::shard::{Settings, Shard};
@@ -88,15 +90,17 @@ impl<'a> Words<'a> {
         };
         Some(Guard { lock: LockName(lock.into()), token: Token(token.parse().unwrap()), proof })
     }
-
-    fn receipt(&self) -> Receipt {
-        let (message, delivery) = self.plain[0].split_once('/').expect("message/delivery");
-        Receipt { message: MessageId(message.parse().unwrap()), delivery: delivery.parse().unwrap() }
-    }
 }
 
 fn settings() -> Settings {
-    Settings { max_step: Millis(1_000_000), memo_max: 3, waiters_max: 3, messages_max: 5, bytes_max: 100 }
+    Settings {
+        max_step: Millis(1_000_000),
+        memo_max: 3,
+        waiters_max: 3,
+        queue_shards: 2,
+        messages_max: 10,
+        bytes_max: 200,
+    }
 }
 
 impl Runner {
@@ -122,7 +126,11 @@ impl Runner {
             "outcome" => outcome(&self.shard.outcome(Ticket(words[1].parse().unwrap()))),
             "show" => show(&self.shard, words[1]),
             "members" => members(&self.shard),
-            "queue" => queue(&self.shard, words[1]),
+            "queue" => queues::stats(&self.shard, words[1]),
+            "totals" => queues::totals(&self.shard, words[1]),
+            "peek" => queues::peek(&self.shard, words[1]),
+            "queues" => queues::names(&self.shard),
+            "outbox" => queues::outbox(&self.shard),
             "lives" => format!("{}\n", self.shard.body_lives(MessageId(words[1].parse().unwrap()))),
             "dead" => {
                 format!("{:?}\n", self.shard.take_dead_bodies().iter().map(|id| id.0).collect::<Vec<_>>())
@@ -173,7 +181,6 @@ fn op(verb: &str, words: &Words<'_>) -> Op {
     let attempt = Attempt { origin: words.origin(), number: words.number("attempt", 1) };
     let name = || LockName(words.plain[0].into());
     let owner = || Owner(words.plain[1].into());
-    let named_queue = || QueueName(words.get("queue").unwrap_or("q").into());
     match verb {
         "acquire" => Op::Lock(LockOp::Acquire {
             name: name(),
@@ -204,38 +211,17 @@ fn op(verb: &str, words: &Words<'_>) -> Op {
             lease: words.millis("lease", 10_000),
         }),
         "leave" => Op::Member(MemberOp::Leave { origin: words.origin() }),
-        "push" => Op::Queue(QueueOp::Push {
-            queue: named_queue(),
-            messages: words.plain.iter().map(|body| new_message(body, words)).collect(),
+        "set" => Op::Config(ConfigOp {
+            queue: QueueName(words.plain[0].into()),
+            change: ConfigChange {
+                max_attempts: words.get("attempts").map(|n| n.parse().unwrap()),
+                max_messages: words.get("messages").map(|n| n.parse().unwrap()),
+                dead_letter: words.get("dead").map(|name| QueueName(name.into())),
+                ..ConfigChange::default()
+            },
         }),
-        "pop" => Op::Queue(QueueOp::Pop { queue: named_queue() }),
-        "receive" => Op::Queue(QueueOp::Receive {
-            queue: named_queue(),
-            max: u32::try_from(words.number("max", 1)).unwrap(),
-            visibility: words.millis("visibility", 30_000),
-        }),
-        "ack" => Op::Queue(QueueOp::Ack { receipts: vec![words.receipt()] }),
-        "nack" => Op::Queue(QueueOp::Nack {
-            receipt: words.receipt(),
-            delay: words.millis("delay", 0),
-            failed: words.number("failed", 1) == 1,
-        }),
-        "extend" => Op::Queue(QueueOp::Extend {
-            receipt: words.receipt(),
-            visibility: words.millis("visibility", 30_000),
-        }),
-        other => panic!("unknown verb {other}"),
+        other => Op::Queue(queues::op(other, words)),
     }
-}
-
-/// `key:body`, or `body` alone.
-fn new_message(text: &str, words: &Words<'_>) -> NewMessage {
-    let (key, body) = match text.split_once(':') {
-        Some((key, body)) => (Some(MessageKey(key.into())), body),
-        None => (None, text),
-    };
-    let body = Bytes::from(body.to_owned());
-    NewMessage { key, body, delay: words.millis("delay", 0), enqueued_at: 0 }
 }
 
 fn answer(reply: &Reply) -> String {
@@ -245,29 +231,12 @@ fn answer(reply: &Reply) -> String {
             format!("granted token={} left={}{ticket}\n", grant.token.0, grant.left.0)
         }
         Reply::Waiting { ticket } => format!("waiting ticket={}\n", ticket.0),
-        Reply::Pushed(ids) => format!("pushed {:?}\n", ids.iter().map(|id| id.0).collect::<Vec<_>>()),
-        Reply::Popped(None) => "nothing\n".into(),
-        Reply::Popped(Some(one)) => format!("popped {} attempts={}\n", one.id.0, one.attempts),
-        Reply::Received(many) if many.is_empty() => "nothing\n".into(),
-        Reply::Received(many) => many.iter().fold(String::new(), |mut text, one| {
-            let key = one.key.as_ref().map_or(String::new(), |key| format!(" key={}", key.0));
-            writeln!(text, "received {}/{} attempts={}{key}", one.id.0, one.delivery, one.attempts).unwrap();
-            text
-        }),
-        Reply::Acked(results) => results.iter().fold(String::new(), |mut text, result| {
-            match result {
-                Ok(()) => text.push_str("acknowledged\n"),
-                Err(refusal) => text.push_str(&refused(refusal)),
-            }
-            text
-        }),
         Reply::Member { ring_epoch } => format!("member ring={ring_epoch}\n"),
-        Reply::Extended { visibility } => format!("extended by {}\n", visibility.0),
         Reply::Refused(refusal) => refused(refusal),
         Reply::Released => "released\n".into(),
         Reply::Checked(standing) => format!("{standing:?}\n"),
         Reply::Cancelled => "cancelled\n".into(),
-        Reply::Nacked => "returned\n".into(),
+        other => queues::answer(other),
     }
 }
 
@@ -286,6 +255,7 @@ fn hints(effects: &[Effect]) -> String {
     effects.iter().fold(String::new(), |mut text, effect| {
         match effect {
             Effect::WakeTicket(ticket) => writeln!(text, "  wakes ticket {}", ticket.0),
+            Effect::WakeOutbox => writeln!(text, "  wakes the outbox"),
             Effect::WakeQueue(queue) => writeln!(text, "  wakes queue {}", queue.0),
             Effect::RingChanged { epoch } => writeln!(text, "  ring changed to {epoch}"),
         }
@@ -325,14 +295,4 @@ fn members(shard: &Shard) -> String {
         writeln!(text, "node {node} incarnation={incarnation} since={since}").unwrap();
         text
     })
-}
-
-fn queue(shard: &Shard, name: &str) -> String {
-    let Answer::Queue(view) = shard.query(&Query::Queue { queue: QueueName(name.into()) }) else {
-        panic!("no queue")
-    };
-    format!(
-        "ready={} in_flight={} delayed={} bytes={}\n",
-        view.ready, view.in_flight, view.delayed, view.bytes
-    )
 }

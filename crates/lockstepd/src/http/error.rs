@@ -44,7 +44,10 @@ impl IntoResponse for Fault {
         let body = serde_json::to_vec(&self.into_wire()).expect("our shapes always serialize");
         let mut response = super::fresh(body);
         *response.status_mut() = status(code);
-        if matches!(code, Code::QueueFull | Code::Overloaded | Code::TooManyWaiters | Code::MemoFull) {
+        if matches!(
+            code,
+            Code::QueueFull | Code::TooManyQueues | Code::Overloaded | Code::TooManyWaiters | Code::MemoFull
+        ) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -58,7 +61,7 @@ fn status(code: Code) -> StatusCode {
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Code::RequestConflict => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::RequestConflict | Code::DedupConflict => StatusCode::UNPROCESSABLE_ENTITY,
         Code::VersionMismatch | Code::Fenced | Code::UnknownToken => StatusCode::PRECONDITION_FAILED,
         Code::Held
         | Code::WaitTimeout
@@ -67,7 +70,7 @@ fn status(code: Code) -> StatusCode {
         | Code::NotHolder
         | Code::ModeConflict
         | Code::StaleReceipt => StatusCode::CONFLICT,
-        Code::TooManyWaiters | Code::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        Code::TooManyWaiters | Code::QueueFull | Code::TooManyQueues => StatusCode::TOO_MANY_REQUESTS,
         Code::HomeUnavailable
         | Code::NoLeader
         | Code::StoreAway
@@ -174,6 +177,14 @@ impl From<Refusal> for Fault {
             Refusal::QueueFull => {
                 Self::new(Code::QueueFull, "The queue is full, and nothing was pushed. Consume, or ask again after a pause.")
             }
+            Refusal::DedupConflict => Self::new(
+                Code::DedupConflict,
+                "This dedup_id came before with another payload, and this one was not pushed. Give each message an id of its own.",
+            ),
+            Refusal::TooManyQueues => Self::new(
+                Code::TooManyQueues,
+                "There are too many queues, and nothing was done. Use one queue with keys; a queue that stays empty is forgotten after ten minutes.",
+            ),
             Refusal::RequestConflict => Self::new(
                 Code::RequestConflict,
                 "This request_id came before with another body. Give each request an id of its own.",

@@ -41,5 +41,7 @@ pub const WAIT_MS_MAX: u64 = 60_000;
 pub const DELAY_MS_MAX: u64 = 30 * TTL_MS_MAX;
 /// Messages or receipts in one request.
 pub const BATCH_MAX: usize = 1_000;
-/// Locks on one page.
+/// Failures after which a message may be dead-lettered.
+pub const ATTEMPTS_MAX: u32 = 10_000;
+/// Locks or queues on one page.
 pub const PAGE_MAX: u32 = 1_000;

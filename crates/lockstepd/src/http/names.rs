@@ -34,7 +34,6 @@ pub(super) fn request_id(text: &str) -> Result<(), Fault> {
 }
 
 /// The lock under which a request is done.
-#[expect(dead_code, reason = "for the routes of queues and cache; whoever calls it first removes this line")]
 pub(super) fn guard(guard: Option<wire::Guard>) -> Result<Option<Claim>, Fault> {
     let claim = |guard: wire::Guard| {
         let lock = LockName(name("guard.lock", &guard.lock)?);

@@ -77,6 +77,8 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     let huge = format!(r#"{{"payload":"{}"}}"#, "x".repeat(100_000));
     let long_name = format!(r#"{{"name":"{long}","owner":"o"}}"#);
     let long_id = format!(r#"{{"name":"n","owner":"o","request_id":"{}"}}"#, "x".repeat(129));
+    let long_key = format!(r#"{{"payload":1,"key":"{long}"}}"#);
+    let batch = format!(r#"{{"messages":[{}]}}"#, vec![r#"{"payload":1}"#; 1001].join(","));
     let cases: &[(&str, &str, u16, &str, &str)] = &[
         ("/lock/acquire", "", 400, "bad_request", "EOF"),
         ("/lock/acquire", "{", 400, "bad_request", "EOF"),
@@ -105,6 +107,14 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
         ("/queue/push", r#"{"payload":1,"queue":""}"#, 400, "bad_request", "queue"),
         ("/queue/push", r#"{"payload":1,"key":""}"#, 400, "bad_request", "key"),
         ("/queue/push", r#"{"payload":1,"delay_ms":-5}"#, 400, "bad_request", "delay_ms"),
+        ("/queue/push", r#"{"payload":1,"priority":10}"#, 400, "bad_request", "priority"),
+        ("/queue/push", r#"{"payload":1,"ttl_ms":0}"#, 400, "bad_request", "ttl_ms"),
+        ("/queue/push", r#"{"payload":1,"dedup_id":""}"#, 400, "bad_request", "dedup_id"),
+        ("/queue/push", r#"{"messages":[{"payload":1}],"priority":1}"#, 400, "bad_request", "priority"),
+        ("/queue/push", &long_key, 400, "bad_request", "key"),
+        ("/queue/push", &batch, 400, "bad_request", "messages"),
+        ("/queue/push", r#"{"payload":1,"guard":{"lock":"l","token":0}}"#, 400, "bad_request", "token"),
+        ("/queue/push", r#"{"payload":1,"guard":{"lock":"l"}}"#, 400, "bad_request", "token"),
         ("/queue/push", &big, 413, "payload_too_large", "1024"),
         ("/queue/push", &huge, 413, "payload_too_large", "body"),
         ("/queue/receive", r#"{"max":0}"#, 400, "bad_request", "max"),
@@ -112,6 +122,21 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
         ("/queue/receive", r#"{"visibility_ms":0}"#, 400, "bad_request", "visibility_ms"),
         ("/queue/ack", "{}", 400, "bad_request", "receipt"),
         ("/queue/ack", r#"{"receipt":"r1.2.3"}"#, 400, "bad_receipt", "receipt"),
+        ("/queue/ack", r#"{"receipt":"x","receipts":["y"]}"#, 400, "bad_request", "exactly one"),
+        ("/queue/ack", r#"{"receipts":[]}"#, 400, "bad_request", "receipts"),
+        ("/queue/ack", r#"{"receipt":"r1.2.3","push":[{"payload":1}]}"#, 400, "bad_receipt", "receipt"),
+        ("/queue/ack", r#"{"receipt":"r1.2.3","push":[]}"#, 400, "bad_request", "push"),
+        ("/queue/ack", r#"{"receipt":"x","push":[{"payload":1,"colour":2}]}"#, 400, "bad_request", "colour"),
+        ("/queue/nack", r#"{"receipt":"x","delay_ms":-1}"#, 400, "bad_request", "delay_ms"),
+        ("/queue/nack", "{}", 400, "bad_request", "receipt"),
+        ("/queue/configure", r#"{"max_attempts":10001}"#, 400, "bad_request", "max_attempts"),
+        ("/queue/configure", r#"{"on_poison":"panic"}"#, 400, "bad_request", "on_poison"),
+        ("/queue/configure", r#"{"queue":"q","dead_letter":"q"}"#, 400, "bad_request", "dead_letter"),
+        ("/queue/configure", r#"{"visibility_ms":0}"#, 400, "bad_request", "visibility_ms"),
+        ("/queue/configure", r#"{"max_messages":-1}"#, 400, "bad_request", "max_messages"),
+        ("/queue/purge", "{}", 400, "bad_request", "queue"),
+        ("/queue/redrive", r#"{"max":0}"#, 400, "bad_request", "max"),
+        ("/queue/resume", r#"{"key":""}"#, 400, "bad_request", "key"),
         ("/queue/nack", r#"{"receipt":"nonsense"}"#, 400, "bad_receipt", "receipt"),
         ("/queue/extend", r#"{"receipt":"x","visibility_ms":0}"#, 400, "bad_request", "visibility_ms"),
         ("/cache/set", r#"{"key":"k"}"#, 400, "bad_request", "value"),
@@ -126,6 +151,8 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     assert_refused("GET", "/nowhere", "", 404, "not_found", "/nowhere").await;
     assert_refused("DELETE", "/lock/acquire", "", 405, "method_not_allowed", "DELETE").await;
     assert_refused("GET", "/queue/pop?colour=red", "", 400, "bad_request", "colour").await;
+    assert_refused("GET", "/queue/peek?max=0", "", 400, "bad_request", "max").await;
+    assert_refused("GET", "/queue/list?limit=1001", "", 400, "bad_request", "limit").await;
     assert_refused("GET", "/queue/pop?wait_ms=soon", "", 400, "bad_request", "").await;
     assert_refused("GET", "/cache/get", "", 400, "bad_request", "k").await;
     assert_refused("GET", "/cache/get?k=a&mode=fast", "", 400, "bad_request", "fast").await;

@@ -146,6 +146,7 @@ pub(super) fn settings() -> Settings {
         max_step: Millis(2_000),
         memo_max: 1_000,
         waiters_max: 100,
+        queue_shards: 1,
         messages_max: 1_000_000,
         bytes_max: 1 << 30,
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lockstep_core::command::{Op, QueueOp};
+use lockstep_core::command::{Cargo, Op, QueueOp};
 use lockstep_core::{Command, Epoch, Index, Reply};
 use tokio::sync::{mpsc, oneshot};
 
@@ -78,6 +78,16 @@ fn weight(command: &Command) -> usize {
         Op::Queue(QueueOp::Push { messages, .. }) => {
             messages.iter().map(|message| message.body.len() + 64).sum()
         }
+        Op::Queue(QueueOp::AckPush { push, .. }) => {
+            push.iter().map(|onward| onward.message.body.len() + 64).sum()
+        }
+        Op::Queue(QueueOp::Arrive { letters, .. }) => letters
+            .iter()
+            .map(|letter| match &letter.cargo {
+                Cargo::Message(message) => message.body.len() + 64,
+                Cargo::Room { .. } => 64,
+            })
+            .sum(),
         _ => 128,
     }
 }

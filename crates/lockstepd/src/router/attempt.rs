@@ -91,7 +91,7 @@ impl Router {
         let mut maybe_done = false;
         let mut other = 0;
         let mut away = None;
-        let ask = Ask { shard, what };
+        let mut ask = Ask { shard, what };
         loop {
             let until = if maybe_done { deadline } else { patience.min(deadline) };
             let left = until.saturating_sub(self.clock.now());
@@ -110,6 +110,10 @@ impl Router {
                 }
                 Said::Failed(Failure::Unknown) => {
                     maybe_done |= ask.what.changes();
+                    // Looking first would miss that it was done: the log knows.
+                    if let What::Take(_, command) = ask.what {
+                        ask.what = What::Execute(command);
+                    }
                     self.guess(shard, None);
                 }
                 Said::Failed(Failure::Full) if !maybe_done => return Err(Error::Overloaded),
@@ -209,6 +213,10 @@ pub(super) async fn serve_here(replica: &Arc<Replica>, what: &What) -> Said {
         What::AwaitQueue(queue, ms) => {
             replica.await_queue(queue, Duration::from_millis(*ms)).await.map(Said::Deliverable)
         }
+        What::Peek(queue, max) => replica.peek(queue, *max).await.map(|told| Said::Taken(Some(told))),
+        What::AwaitLetter(to, seq, ms) => {
+            replica.await_letter(*to, *seq, Duration::from_millis(*ms)).await.map(Said::Carried)
+        }
     };
     said.unwrap_or_else(Said::Failed)
 }
@@ -221,8 +229,10 @@ impl What {
     /// How long the leader may sleep over it.
     fn sleeps(&self) -> Duration {
         match self {
-            Self::AwaitTicket(_, ms) | Self::AwaitQueue(_, ms) => Duration::from_millis(*ms),
-            Self::Execute(_) | Self::Take(..) | Self::Query(_) => Duration::ZERO,
+            Self::AwaitTicket(_, ms) | Self::AwaitQueue(_, ms) | Self::AwaitLetter(_, _, ms) => {
+                Duration::from_millis(*ms)
+            }
+            Self::Execute(_) | Self::Take(..) | Self::Query(_) | Self::Peek(..) => Duration::ZERO,
         }
     }
 }

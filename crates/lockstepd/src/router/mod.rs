@@ -30,7 +30,7 @@ use crate::replica::{Replica, Told};
 
 pub use cluster::{Leader, MemberView, ShardView};
 pub use guards::Claim;
-pub use queues::Message;
+pub use queues::{Message, Onwards, Page, Stats};
 use wire::{Said, What};
 
 /// What a request carries beside its meaning.
@@ -48,6 +48,16 @@ impl Asked {
     /// A request of this node's own, under no lock.
     pub const fn plain(timeout: Duration) -> Self {
         Self { id: None, timeout, guard: None }
+    }
+
+    /// A further step of the same request, told apart from the first.
+    #[must_use]
+    pub fn step(&self, nth: u32) -> Self {
+        let mut step = self.clone();
+        if let Some(id) = step.id.as_mut().filter(|_| nth > 0) {
+            id.id = format!("{}\u{1}{nth}", id.id);
+        }
+        step
     }
 
     /// The same request, to be done under a lock.
@@ -111,6 +121,8 @@ pub struct Router {
     guards: guards::Guards,
     turn: AtomicU64,
     draining: watch::Sender<bool>,
+    borrowing: queues::Borrowing,
+    watches: queues::Watches,
     placement: Placement,
     ring: lockstep_core::ring::ShardRing,
     clock: Clock,
@@ -131,6 +143,8 @@ impl Router {
             guards: guards::Guards::default(),
             turn: AtomicU64::new(0),
             draining: watch::Sender::new(false),
+            borrowing: queues::Borrowing::default(),
+            watches: queues::Watches::default(),
             ring: lockstep_core::ring::ShardRing::new(u32::try_from(queue_shards).unwrap_or(u32::MAX)),
             placement,
             clock,

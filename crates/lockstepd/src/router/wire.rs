@@ -34,6 +34,10 @@ pub enum What {
     AwaitTicket(Ticket, u64),
     /// Sleep until a queue has something to deliver, at most so many milliseconds.
     AwaitQueue(QueueName, u64),
+    /// Look at what waits in a queue, without taking it.
+    Peek(QueueName, u32),
+    /// Sleep until another shard has taken a letter of this one, at most so many milliseconds.
+    AwaitLetter(ShardId, u64, u64),
 }
 
 /// The answers, each to the question of the same name.
@@ -41,14 +45,16 @@ pub enum What {
 pub enum Said {
     /// To [`What::Execute`].
     Executed(Told),
-    /// To [`What::Take`].
+    /// To [`What::Take`] and [`What::Peek`].
     Taken(Option<Told>),
     /// To [`What::Query`].
     Answer(Answer),
     /// To [`What::AwaitTicket`].
     Outcome(Outcome),
     /// To [`What::AwaitQueue`].
-    Deliverable(bool),
+    Deliverable(u64),
+    /// To [`What::AwaitLetter`].
+    Carried(bool),
     /// Not served.
     Failed(Failure),
 }

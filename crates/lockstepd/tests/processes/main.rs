@@ -15,6 +15,7 @@ mod on_redis;
 mod partitions;
 mod pauses;
 mod queue_cli;
+mod queues;
 mod refusals;
 mod retries;
 mod seven_lines;

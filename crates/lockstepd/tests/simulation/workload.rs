@@ -83,7 +83,7 @@ impl Clients {
         let key =
             rng.random_bool(0.5).then(|| MessageKey(format!("key{}", rng.random_range(0..3u32)).into()));
         let body = payload.clone().into_bytes().into();
-        let message = NewMessage { key, body, delay: Millis(0), enqueued_at: 0 };
+        let message = NewMessage { key, body, ..NewMessage::default() };
         let begun = now();
         let pushed = self.node.router.push(QueueName("q".into()), vec![message], &ASKED).await;
         self.history.add(self.id, begun, What::Pushed { payload, acknowledged: pushed[0].is_ok() });
@@ -92,7 +92,7 @@ impl Clients {
     async fn consume(&self) {
         let begun = now();
         let queue = QueueName("q".into());
-        match self.node.router.receive(queue, 2, Millis(4_000), Millis(200), &ASKED).await {
+        match self.node.router.receive(queue, 2, Some(Millis(4_000)), Millis(200), &ASKED).await {
             Ok(messages) => {
                 for message in messages {
                     self.finish(begun, message).await;

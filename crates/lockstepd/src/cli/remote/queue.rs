@@ -88,7 +88,56 @@ pub(in crate::cli) enum Command {
         queue: Option<String>,
     },
     /// The names of all queues
-    List,
+    List {
+        /// The last name of the page before
+        #[arg(long)]
+        after: Option<String>,
+        #[arg(long)]
+        limit: Option<u32>,
+    },
+    /// Say how a queue behaves; what is left out stays as it is
+    Configure {
+        queue: String,
+        /// Failures after which a message is dead-lettered; 0: never
+        #[arg(long)]
+        max_attempts: Option<u32>,
+        /// The queue for messages that have failed so often
+        #[arg(long)]
+        dead_letter: Option<String>,
+        #[arg(long)]
+        visibility_ms: Option<u64>,
+        #[arg(long)]
+        max_messages: Option<u64>,
+        #[arg(long)]
+        max_bytes: Option<u64>,
+        /// What happens behind a message that is dead-lettered
+        #[arg(long, value_parser = ["skip", "park_key", "block"])]
+        on_poison: Option<String>,
+    },
+    /// Look at what waits, without taking it
+    Peek {
+        #[arg(long)]
+        queue: Option<String>,
+        /// At most this many [default: 10]
+        #[arg(long)]
+        max: Option<u32>,
+    },
+    /// Drop everything that waits; what is in flight stays with its consumers
+    Purge { queue: String },
+    /// Bring dead letters back into the queue that they came from
+    Redrive {
+        queue: String,
+        /// At most this many [default: all]
+        #[arg(long)]
+        max: Option<u64>,
+    },
+    /// Let parked keys, or a blocked queue, go on without their dead letters
+    Resume {
+        queue: String,
+        /// This key only
+        #[arg(long)]
+        key: Option<String>,
+    },
 }
 
 const EXAMPLES: &str = "\
@@ -135,7 +184,37 @@ impl Ask for Command {
                 json!({"receipt": receipt, "delay_ms": delay_ms, "failed": failed}),
             ),
             Self::Stats { queue } => Request::get("/queue/stats", &[("queue", queue.clone())]),
-            Self::List => Request::get("/queue/list", &[]),
+            Self::List { after, limit } => Request::get(
+                "/queue/list",
+                &[("after", after.clone()), ("limit", limit.map(|limit| limit.to_string()))],
+            ),
+            Self::Configure {
+                queue,
+                max_attempts,
+                dead_letter,
+                visibility_ms,
+                max_messages,
+                max_bytes,
+                on_poison,
+            } => Request::post(
+                "/queue/configure",
+                json!({
+                    "queue": queue, "max_attempts": max_attempts, "dead_letter": dead_letter,
+                    "visibility_ms": visibility_ms, "max_messages": max_messages, "max_bytes": max_bytes,
+                    "on_poison": on_poison,
+                }),
+            ),
+            Self::Peek { queue, max } => Request::get(
+                "/queue/peek",
+                &[("queue", queue.clone()), ("max", max.map(|max| max.to_string()))],
+            ),
+            Self::Purge { queue } => Request::post("/queue/purge", json!({"queue": queue})),
+            Self::Redrive { queue, max } => {
+                Request::post("/queue/redrive", json!({"queue": queue, "max": max}))
+            }
+            Self::Resume { queue, key } => {
+                Request::post("/queue/resume", json!({"queue": queue, "key": key}))
+            }
         })
     }
 
@@ -148,8 +227,16 @@ impl Ask for Command {
             Self::Receive { .. } => received(answer),
             Self::Ack { receipts } => acknowledged(receipts, answer),
             Self::Nack { .. } => Ok("back in its place".to_owned()),
-            Self::Stats { .. } => Ok(fields(answer)),
-            Self::List => Ok(list(answer, "queues").map(queue_name).collect::<Vec<_>>().join("\n")),
+            Self::Stats { .. } | Self::Configure { .. } => Ok(fields(answer)),
+            Self::Peek { .. } => Ok(waiting(answer)),
+            Self::Purge { .. } => Ok(format!("{} dropped", plain(&answer["purged"]))),
+            Self::Redrive { .. } => Ok(format!(
+                "{} back in the queue, {} still dead",
+                plain(&answer["redriven"]),
+                plain(&answer["dead"])
+            )),
+            Self::Resume { .. } => Ok(format!("{} keys go on", plain(&answer["keys"]))),
+            Self::List { .. } => Ok(list(answer, "queues").map(queue_name).collect::<Vec<_>>().join("\n")),
         }
     }
 }
@@ -163,6 +250,13 @@ fn received(answer: &Value) -> Result<String, Failure> {
         return Err(Failure::new("the queue is empty"));
     }
     Ok(table(&["RECEIPT", "ATTEMPTS", "KEY", "PAYLOAD"], &rows))
+}
+
+fn waiting(answer: &Value) -> String {
+    let row =
+        |message: &Value| ["id", "attempts", "key", "payload"].map(|name| plain(&message[name])).to_vec();
+    let rows: Vec<Vec<String>> = list(answer, "messages").map(row).collect();
+    if rows.is_empty() { "nothing waits".into() } else { table(&["ID", "ATTEMPTS", "KEY", "PAYLOAD"], &rows) }
 }
 
 fn acknowledged(receipts: &[String], answer: &Value) -> Result<String, Failure> {
@@ -180,12 +274,17 @@ fn queue_name(queue: &Value) -> String {
 
 /// One line for each field, in units that people read.
 fn fields(answer: &Value) -> String {
-    let rows: Vec<Vec<String>> = answer
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, field)| vec![label(name), readable(name, field)])
-        .collect();
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for (name, field) in answer.as_object().into_iter().flatten() {
+        match field.as_object() {
+            Some(inner) => rows.extend(
+                inner
+                    .iter()
+                    .map(|(of, field)| vec![format!("{} {}", label(name), label(of)), readable(of, field)]),
+            ),
+            None => rows.push(vec![label(name), readable(name, field)]),
+        }
+    }
     table(&["", ""], &rows).trim_start().to_owned()
 }
 

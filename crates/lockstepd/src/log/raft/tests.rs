@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::command::{NewMessage, QueueOp};
 use lockstep_core::names::{NodeId, QueueName, ShardId};
-use lockstep_core::{Command, Millis, Op, Shard};
+use lockstep_core::{Command, Op, Shard};
 
 use super::*;
 use crate::log::conformance::{self, LONG, acquire, all, command, settings, token};
@@ -145,7 +145,7 @@ impl Cluster {
 }
 
 fn push(seq: u64, bytes: usize) -> Command {
-    let message = NewMessage { key: None, body: vec![7; bytes].into(), delay: Millis(0), enqueued_at: 0 };
+    let message = NewMessage { body: vec![7; bytes].into(), ..NewMessage::default() };
     command(seq, Op::Queue(QueueOp::Push { queue: QueueName("q".into()), messages: vec![message] }))
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::command::{NewMessage, QueueOp};
 use lockstep_core::names::QueueName;
-use lockstep_core::{Millis, Op, Shard};
+use lockstep_core::{Op, Shard};
 
 use super::testing::RedisServer;
 use super::*;
@@ -83,7 +83,7 @@ impl<'a> Cluster<'a> {
 
 fn push(seq: u64, bytes: usize) -> Command {
     let body = Bytes::from(vec![u8::try_from(seq % 251).unwrap(); bytes]);
-    let message = NewMessage { key: None, body, delay: Millis(0), enqueued_at: 0 };
+    let message = NewMessage { body, ..NewMessage::default() };
     command(seq, Op::Queue(QueueOp::Push { queue: QueueName("q".into()), messages: vec![message] }))
 }
 

@@ -1,0 +1,115 @@
+//! Queues over all their shards: a message's key picks one, a consumer asks them all.
+//!
+//! It keeps no messages: what is taken from a shard goes to the caller at once.
+
+mod borrow;
+mod carry;
+mod manage;
+mod settle;
+mod take;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use lockstep_core::command::{Delivered, NewMessage, Placed, QueueOp};
+use lockstep_core::names::{QueueName, ShardId};
+use lockstep_core::{Op, Reply};
+
+use super::{Asked, Error, Router};
+
+pub(super) use borrow::Borrowing;
+pub use manage::{Page, Stats};
+pub use settle::Onwards;
+pub(super) use watch::Watches;
+
+/// A message with its payload and the shard that holds it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Where it lives.
+    pub shard: ShardId,
+    /// What the shard said.
+    pub delivered: Delivered,
+    /// The payload, as it was pushed.
+    pub body: Bytes,
+}
+
+impl Router {
+    /// Pushes messages, each to its key's shard: one result per message, in order. Messages of one
+    /// shard are pushed all or none, but for repeated dedup ids.
+    pub async fn push(
+        &self,
+        queue: QueueName,
+        messages: Vec<NewMessage>,
+        asked: &Asked,
+    ) -> Vec<Result<(ShardId, Placed), Error>> {
+        let count = messages.len();
+        let loose = self.loose_shard(&queue, asked);
+        let mut groups: BTreeMap<ShardId, (Vec<usize>, Vec<NewMessage>)> = BTreeMap::new();
+        for (place, message) in messages.into_iter().enumerate() {
+            let shard = self.shard_for(&queue, &message).unwrap_or(loose);
+            let (places, group) = groups.entry(shard).or_default();
+            places.push(place);
+            group.push(message);
+        }
+        let pushes = groups.into_iter().map(|(shard, (places, messages))| {
+            let queue = queue.clone();
+            async move { (shard, places, self.push_to(shard, queue, messages, asked).await) }
+        });
+        let mut results: Vec<_> = (0..count).map(|_| Err(Error::OutcomeUnknown)).collect();
+        for (shard, places, reply) in join_all(pushes).await {
+            for (nth, place) in places.into_iter().enumerate() {
+                results[place] = match &reply {
+                    Ok(Reply::Pushed(placed)) => match placed.get(nth) {
+                        Some(placed) => placed.clone().map(|placed| (shard, placed)).map_err(Error::from),
+                        None => Err(Error::OutcomeUnknown),
+                    },
+                    Ok(_) => Err(Error::OutcomeUnknown),
+                    Err(error) => Err(error.clone()),
+                };
+            }
+        }
+        results
+    }
+
+    /// Where a message belongs, if its key or its dedup id says so: a repeat finds its first there.
+    fn shard_for(&self, queue: &QueueName, message: &NewMessage) -> Option<ShardId> {
+        let bytes = match (&message.key, &message.dedup) {
+            (Some(key), _) => key.0.as_bytes(),
+            (None, Some(dedup)) => dedup.as_bytes(),
+            (None, None) => return None,
+        };
+        Some(self.ring.shard_of(&queue.0, bytes))
+    }
+
+    /// Where this request's messages without a key go: all to one shard, and a retry to the same.
+    fn loose_shard(&self, queue: &QueueName, asked: &Asked) -> ShardId {
+        match &asked.id {
+            Some(id) => self.ring.shard_of(&queue.0, id.id.as_bytes()),
+            None => {
+                let shards = self.queue_shards();
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                let nth = usize::try_from(turn % shards.len().max(1) as u64).unwrap_or(0);
+                shards.get(nth).copied().unwrap_or(ShardId(1))
+            }
+        }
+    }
+
+    async fn push_to(
+        &self,
+        shard: ShardId,
+        queue: QueueName,
+        messages: Vec<NewMessage>,
+        asked: &Asked,
+    ) -> Result<Reply, Error> {
+        let need = borrow::need(&messages);
+        let op = Op::Queue(QueueOp::Push { queue: queue.clone(), messages });
+        self.with_borrowed_room(shard, &queue, need, || self.execute(shard, op.clone(), asked)).await
+    }
+
+    fn queue_shards(&self) -> Vec<ShardId> {
+        self.routes.keys().copied().filter(|shard| *shard != ShardId::COORDINATION).collect()
+    }
+}
