@@ -1,4 +1,5 @@
-//! Parked requests: who sleeps until a ticket is decided, a queue fills or the ring changes.
+//! Parked requests: who sleeps until a ticket is decided, a queue fills, something happens to a lock or
+//! the ring changes.
 //!
 //! Waking is a hint. Whoever wakes looks at the state again; nothing here knows what happened.
 
@@ -6,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use lockstep_core::Effect;
-use lockstep_core::names::{QueueName, Ticket};
+use lockstep_core::names::{LockName, QueueName, Ticket};
 use tokio::sync::{Notify, watch};
 
 /// The sleepers of one shard on this node.
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, watch};
 pub struct Waiters {
     tickets: Mutex<BTreeMap<Ticket, Arc<Notify>>>,
     queues: Mutex<BTreeMap<QueueName, Arc<Notify>>>,
+    locks: Mutex<BTreeMap<LockName, watch::Sender<()>>>,
     ring_epoch: watch::Sender<u64>,
 }
 
@@ -33,6 +35,19 @@ impl Waiters {
         Arc::clone(lock(&self.queues).entry(queue.clone()).or_default())
     }
 
+    /// Rings whenever something happens to a lock.
+    pub fn lock(&self, name: &LockName) -> watch::Receiver<()> {
+        lock(&self.locks).entry(name.clone()).or_default().subscribe()
+    }
+
+    /// One who listens to a lock goes; if it is the last, nobody is told any more.
+    pub fn forget_lock(&self, name: &LockName) {
+        let mut locks = lock(&self.locks);
+        if locks.get(name).is_some_and(|bell| bell.receiver_count() <= 1) {
+            locks.remove(name);
+        }
+    }
+
     /// The ring epoch as of the last applied change.
     pub fn ring_epoch(&self) -> watch::Receiver<u64> {
         self.ring_epoch.subscribe()
@@ -43,6 +58,11 @@ impl Waiters {
         for effect in effects {
             match effect {
                 Effect::WakeTicket(ticket) => ring(lock(&self.tickets).get(ticket)),
+                Effect::WakeLock(name) => {
+                    if let Some(bell) = lock(&self.locks).get(name) {
+                        bell.send_replace(());
+                    }
+                }
                 Effect::WakeQueue(queue) => ring(lock(&self.queues).get(queue)),
                 Effect::RingChanged { epoch } => {
                     self.ring_epoch.send_replace(*epoch);
@@ -55,6 +75,9 @@ impl Waiters {
     pub fn wake_all(&self) {
         lock(&self.tickets).values().for_each(|bell| bell.notify_one());
         lock(&self.queues).values().for_each(|bell| bell.notify_waiters());
+        lock(&self.locks).values().for_each(|bell| {
+            bell.send_replace(());
+        });
         self.ring_epoch.send_modify(|_| ());
     }
 }

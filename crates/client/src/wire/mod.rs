@@ -7,12 +7,14 @@ mod cluster;
 mod code;
 mod locks;
 mod queues;
+mod sessions;
 
 pub use cache::*;
 pub use cluster::*;
 pub use code::Code;
 pub use locks::*;
 pub use queues::*;
+pub use sessions::*;
 
 use serde::{Deserialize, Serialize};
 

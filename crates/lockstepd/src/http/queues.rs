@@ -14,7 +14,7 @@ use super::error::Fault;
 use super::limits::{BATCH_MAX, DELAY_MS_MAX, TTL_MS_MAX, WAIT_MS_MAX};
 use super::names::{name, within};
 use super::receipt;
-use super::{Gate, Shared, reply};
+use super::{Gate, Shared, batch, reply};
 use crate::clock::unix_millis;
 use crate::router::Message;
 
@@ -179,12 +179,4 @@ fn message(queue: &str, taken: Message) -> Result<wire::Message, Fault> {
         receipt: leased.then(|| receipt::write(shard, receipt)),
         visible_in_ms: leased.then_some(delivered.visibility.0),
     })
-}
-
-fn batch<T>(results: impl Iterator<Item = Result<T, Fault>>) -> wire::Results<T> {
-    let one = |result: Result<T, Fault>| match result {
-        Ok(done) => wire::OneResult::Done(done),
-        Err(fault) => wire::OneResult::Failed(fault.into_wire()),
-    };
-    wire::Results { results: results.map(one).collect() }
 }
