@@ -11,7 +11,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::guards::Guard;
-use crate::names::{Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, Ticket, Token};
+use crate::names::{
+    Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, SessionId, Ticket, Token,
+};
 use crate::queue::QueueConfig;
 use crate::shard::Settings;
 use crate::stamp::Millis;
@@ -110,6 +112,8 @@ pub enum RequestKey {
 pub enum Op {
     /// On shard 0: locks.
     Lock(LockOp),
+    /// On shard 0: sessions.
+    Session(SessionOp),
     /// On queue shards: messages.
     Queue(QueueOp),
     /// On shard 0: how queues are configured.
@@ -125,6 +129,17 @@ pub enum Mode {
     Exclusive,
     /// Any number of holders, all shared.
     Shared,
+    /// One of a limited number of holders: a counting semaphore.
+    Permit,
+}
+
+/// Who holds or wants a lock. The same owner in two sessions is two holders.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its name.
+    pub owner: Owner,
+    /// The session that keeps its holds; without one each hold has a lease of its own.
+    pub session: Option<SessionId>,
 }
 
 /// Which try of a waiting request this is. A cancel for an older attempt does nothing.
@@ -136,48 +151,117 @@ pub struct Attempt {
     pub number: u64,
 }
 
+/// What an acquire asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acquire {
+    /// One lock, or several that are taken together or not at all; sorted, none twice.
+    pub names: Vec<LockName>,
+    /// The holder to be.
+    pub holder: Holder,
+    /// How.
+    pub mode: Mode,
+    /// For permits: how many there are. Zero otherwise.
+    pub limit: u32,
+    /// The lease's length; the session's counts instead where there is one.
+    pub ttl: Millis,
+    /// How long to queue; zero refuses at once with [`Refusal::Held`].
+    pub wait: Millis,
+    /// After an involuntary loss of the hold, how long nobody gets the lock.
+    pub delay: Millis,
+    /// Shown to whoever looks at the lock; opaque.
+    pub metadata: Option<Arc<str>>,
+    /// Whether to fail with [`Refusal::Deadlock`] where waiting would close a cycle of waits.
+    pub fail_on_deadlock: bool,
+    /// Where the caller hangs on.
+    pub attempt: Attempt,
+}
+
+impl Acquire {
+    /// The plain case: one lock, exclusive, no waiting.
+    pub fn exclusive(name: LockName, owner: Owner, ttl: Millis) -> Self {
+        Self {
+            names: vec![name],
+            holder: Holder { owner, session: None },
+            mode: Mode::Exclusive,
+            limit: 0,
+            ttl,
+            wait: Millis(0),
+            delay: Millis(0),
+            metadata: None,
+            fail_on_deadlock: true,
+            attempt: Attempt::default(),
+        }
+    }
+}
+
+/// Which hold of a lock is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimant {
+    /// The holder's name.
+    pub owner: Owner,
+    /// Its session; without one whichever hold of the owner fits.
+    pub session: Option<SessionId>,
+    /// The token of the hold; without one whichever the owner has.
+    pub token: Option<Token>,
+}
+
 /// Commands of the lock machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LockOp {
-    /// Grants `name`, or queues for it for up to `wait` (zero: never).
-    Acquire {
-        /// The lock.
-        name: LockName,
-        /// The holder to be.
-        owner: Owner,
-        /// How.
-        mode: Mode,
-        /// The lease's length.
-        ttl: Millis,
-        /// How long to queue; zero refuses at once with [`Refusal::Held`].
-        wait: Millis,
-        /// Where the caller hangs on.
-        attempt: Attempt,
-    },
-    /// Ends a hold. Without a token whichever hold `owner` has.
+    /// Grants the locks, or queues for them.
+    Acquire(Box<Acquire>),
+    /// Ends holds: all of these, or none.
     Release {
-        /// The lock.
-        name: LockName,
-        /// The holder.
-        owner: Owner,
-        /// The token of the hold that is meant.
-        token: Option<Token>,
+        /// The locks.
+        names: Vec<LockName>,
+        /// The hold that is meant.
+        by: Claimant,
     },
-    /// Starts the lease anew, with another length if given.
+    /// Starts the leases anew, with another length if given: all of these, or none.
     Renew {
-        /// The lock.
-        name: LockName,
-        /// The holder.
-        owner: Owner,
-        /// The token of the hold that is meant.
-        token: Token,
+        /// The locks.
+        names: Vec<LockName>,
+        /// The hold that is meant.
+        by: Claimant,
         /// The new length; as before if absent.
         ttl: Option<Millis>,
     },
-    /// The caller of a waiting acquire is gone: leave the queue, or give an undelivered grant back.
-    Cancel {
+    /// Makes a shared hold exclusive, under a new token, ahead of everybody who waits.
+    Upgrade {
         /// The lock.
         name: LockName,
+        /// The hold that is meant.
+        by: Claimant,
+        /// How long to wait for the other holders to leave.
+        wait: Millis,
+        /// As in [`Acquire`].
+        fail_on_deadlock: bool,
+        /// Where the caller hangs on.
+        attempt: Attempt,
+    },
+    /// Makes an exclusive hold shared, under the same token.
+    Downgrade {
+        /// The lock.
+        name: LockName,
+        /// The hold that is meant.
+        by: Claimant,
+    },
+    /// Ends holds whoever has them, and writes down who did it and why.
+    Break {
+        /// The lock.
+        name: LockName,
+        /// Only the hold with this token; all of them without one.
+        token: Option<Token>,
+        /// Why.
+        reason: Arc<str>,
+        /// Who.
+        by: Arc<str>,
+        /// Wall-clock time of the request, unix milliseconds: shown to people, decides nothing.
+        asked_at: u64,
+    },
+    /// The caller of a waiting acquire or upgrade is gone: leave the queue, or give an undelivered
+    /// grant back.
+    Cancel {
         /// The place in its queue.
         ticket: Ticket,
         /// The try whose caller is gone.
@@ -190,6 +274,28 @@ pub enum LockOp {
         name: LockName,
         /// The token in question.
         token: Token,
+    },
+}
+
+/// Commands about sessions: one heartbeat keeps any number of holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionOp {
+    /// Opens one.
+    Open {
+        /// Shown to whoever looks.
+        owner: Owner,
+        /// It ends when it has not been renewed for so long.
+        ttl: Millis,
+    },
+    /// Starts their time anew.
+    Renew {
+        /// Answered one by one.
+        sessions: Vec<SessionId>,
+    },
+    /// Ends one, and every hold and wait in it, in one step.
+    Close {
+        /// Which.
+        session: SessionId,
     },
 }
 
@@ -223,8 +329,16 @@ pub enum Reply {
         /// The place in the queue.
         ticket: Ticket,
     },
-    /// The hold has ended by this command.
+    /// The holds have ended by this command.
     Released,
+    /// The holds were ended; these are the tokens that are void now.
+    Broken(Vec<(Holder, Token)>),
+    /// A session is open.
+    Opened(Lease),
+    /// One result per session, in order.
+    Renewed(Vec<Result<Lease, Refusal>>),
+    /// The session has ended by this command.
+    Closed,
     /// The ticket is gone, or was not this attempt's.
     Cancelled,
     /// To [`LockOp::Check`].
@@ -307,11 +421,25 @@ pub enum Standing {
     NeverIssued,
 }
 
-/// A held lock, as told to its holder.
+/// A live session, as told to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Which.
+    pub session: SessionId,
+    /// How long it lasts without being renewed.
+    pub ttl: Millis,
+    /// What is left of that at the reply's log time.
+    pub left: Millis,
+}
+
+/// Held locks, as told to their holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The fencing token.
     pub token: Token,
+    /// Where several locks were taken together, each one's own fencing token: `token`, except for a
+    /// shared hold that joined others.
+    pub tokens: Vec<(LockName, Token)>,
     /// How it is held.
     pub mode: Mode,
     /// The lease's length.
@@ -357,6 +485,33 @@ pub enum Refusal {
         /// The mode it holds or waits for.
         mode: Mode,
     },
+    /// The lock has another number of permits, as long as anybody holds or awaits one.
+    #[error("limit mismatch")]
+    LimitMismatch {
+        /// How many there are.
+        limit: u32,
+    },
+    /// Its last holder lost it, and asked that nobody gets it for a while.
+    #[error("lock delayed")]
+    LockDelayed {
+        /// What is left of that while.
+        left: Millis,
+    },
+    /// Waiting would close a cycle of waits, in which everybody waits for the next.
+    #[error("deadlock")]
+    Deadlock {
+        /// Who waits for which lock, beginning with this request.
+        cycle: Vec<(Owner, LockName)>,
+    },
+    /// Another shared holder already waits to become exclusive.
+    #[error("upgrade conflict")]
+    UpgradeConflict,
+    /// There is no such session: it was closed, or was not renewed in time.
+    #[error("session expired")]
+    SessionExpired,
+    /// As many sessions are open as may be.
+    #[error("too many sessions")]
+    TooManySessions,
     /// The lock's queue of waiters is full.
     #[error("too many waiters")]
     TooManyWaiters,
@@ -423,6 +578,8 @@ pub enum Refusal {
 pub enum Effect {
     /// The fate of a waiting ticket is decided.
     WakeTicket(Ticket),
+    /// Something happened to a lock: see its history.
+    WakeLock(LockName),
     /// A queue has something to deliver that it had not before.
     WakeQueue(QueueName),
     /// Something is to be carried to another shard.

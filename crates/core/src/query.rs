@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Delivered, Member, Mode, Refusal, Room, Standing};
+use crate::command::{Delivered, Holder, Member, Mode, Refusal, Room, Standing};
 use crate::names::{LockName, Owner, QueueName, Ticket, Token};
 use crate::queue::{QueueConfig, Totals};
 use crate::stamp::Millis;
@@ -26,6 +26,24 @@ pub enum Query {
         name: LockName,
         /// The token in question.
         token: Token,
+    },
+    /// What happened to one lock after an event, as far as it is remembered.
+    History {
+        /// The lock.
+        name: LockName,
+        /// The last event that is known already.
+        after: u64,
+        /// At most this many.
+        limit: u32,
+    },
+    /// Locks that were broken, after an entry of the audit log.
+    Audit {
+        /// Only of this lock.
+        name: Option<LockName>,
+        /// The last entry that is known already; 0 for none.
+        after: u64,
+        /// At most this many.
+        limit: u32,
     },
     /// Locks whose names start with `prefix`, in order, after `after`.
     Locks {
@@ -83,6 +101,10 @@ pub enum Query {
 pub enum Answer {
     /// To [`Query::Lock`]; `None` where nobody holds or waits.
     Lock(Option<LockView>),
+    /// To [`Query::History`].
+    History(HistoryView),
+    /// To [`Query::Audit`], oldest first.
+    Audit(Vec<AuditView>),
     /// To [`Query::Token`].
     Token(Standing),
     /// To [`Query::Locks`].
@@ -120,6 +142,10 @@ pub enum Answer {
 pub struct LockView {
     /// The lock.
     pub name: LockName,
+    /// How many permits there are, as long as anybody holds or awaits one.
+    pub limit: Option<u32>,
+    /// How long nobody gets it, after a loss.
+    pub delayed: Option<Millis>,
     /// Who holds it.
     pub holders: Vec<HolderView>,
     /// Who waits, first come first.
@@ -129,8 +155,8 @@ pub struct LockView {
 /// One hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderView {
-    /// The holder.
-    pub owner: Owner,
+    /// Who.
+    pub holder: Holder,
     /// How.
     pub mode: Mode,
     /// Its fencing token.
@@ -139,19 +165,93 @@ pub struct HolderView {
     pub ttl: Millis,
     /// What is left of it.
     pub left: Millis,
+    /// As the holder gave it.
+    pub metadata: Option<Arc<str>>,
 }
 
 /// One waiter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaiterView {
     /// The holder to be.
-    pub owner: Owner,
+    pub holder: Holder,
     /// How.
     pub mode: Mode,
+    /// Whether it holds the lock as shared and waits to become exclusive.
+    pub upgrade: bool,
     /// Its place.
     pub ticket: Ticket,
     /// How long it will still wait.
     pub left: Millis,
+    /// Every lock that it waits for together.
+    pub names: Vec<LockName>,
+    /// Whose leaving it needs, the first few: holders, and whoever is right ahead of it.
+    pub blocked_by: Vec<Owner>,
+    /// As the waiter gave it.
+    pub metadata: Option<Arc<str>>,
+}
+
+/// A part of a lock's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryView {
+    /// Whether everything after the event that was asked for is still remembered.
+    pub whole: bool,
+    /// In order.
+    pub events: Vec<Event>,
+    /// The last event of any lock: this view is complete up to it, unless it is cut at the limit.
+    pub last: u64,
+}
+
+/// Something that happened to a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number among all events of the cluster.
+    pub id: u64,
+    /// Log time.
+    pub at: Millis,
+    /// The lock.
+    pub name: LockName,
+    /// What.
+    pub kind: EventKind,
+    /// Who held or holds it, waits or waited.
+    pub holder: Holder,
+    /// How.
+    pub mode: Mode,
+    /// The token of the hold; none for a waiter.
+    pub token: Option<Token>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// It is held from now on, or in another mode.
+    Granted,
+    /// Its holder gave it back.
+    Released,
+    /// Its lease or session ended.
+    Expired,
+    /// Somebody broke it.
+    Broken,
+    /// Somebody waits for it.
+    Waiting,
+    /// Somebody no longer waits for it, and did not get it.
+    Left,
+}
+
+/// An entry of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// Counted from 1.
+    pub id: u64,
+    /// The lock that was broken.
+    pub name: LockName,
+    /// Who lost it.
+    pub holders: Vec<(Holder, Token)>,
+    /// Why.
+    pub reason: Arc<str>,
+    /// Who broke it.
+    pub by: Arc<str>,
+    /// Wall-clock time of the request, unix milliseconds.
+    pub asked_at: u64,
 }
 
 /// One shard's part of a queue.

@@ -117,7 +117,7 @@ impl Shard {
             Known::Refused(refusal) => Reply::Refused(refusal),
             Known::Answered(first) => match &command.op {
                 Op::Lock(op) => self.locks.again(now, op, &first),
-                Op::Queue(_) | Op::Config(_) | Op::Member(_) => first,
+                Op::Queue(_) | Op::Config(_) | Op::Member(_) | Op::Session(_) => first,
             },
             Known::New => {
                 let reply = match command.guard.as_ref().map(|guard| self.marks.check(guard)) {
@@ -201,6 +201,12 @@ impl Shard {
             Query::Token { name, token } if coordinates => {
                 Answer::Token(self.locks.standing(name, *token, &self.counter))
             }
+            Query::History { name, after, limit } if coordinates => {
+                Answer::History(self.locks.history(name, *after, *limit))
+            }
+            Query::Audit { name, after, limit } if coordinates => {
+                Answer::Audit(self.locks.audit(name.as_ref(), *after, *limit))
+            }
             Query::Locks { prefix, after, limit } if coordinates => {
                 Answer::Locks(self.locks.list(prefix, after.as_deref(), *limit, now))
             }
@@ -276,6 +282,7 @@ impl Shard {
         let mut ctx = Context { now: self.last.now, counter: &mut self.counter, effects };
         match (op, self.id) {
             (Op::Lock(op), ShardId::COORDINATION) => self.locks.apply(&mut ctx, op),
+            (Op::Session(op), ShardId::COORDINATION) => self.locks.apply_session(&mut ctx, op),
             (Op::Member(op), ShardId::COORDINATION) => {
                 let mut ended = Vec::new();
                 let reply = self.members.apply(&mut ctx, op, &mut ended);

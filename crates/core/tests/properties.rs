@@ -3,7 +3,9 @@
 mod model;
 
 use bytes::Bytes;
-use lockstep_core::command::{Attempt, Command, LockOp, Mode, NewMessage, Op, QueueOp, RequestKey};
+use lockstep_core::command::{
+    Acquire, Attempt, Claimant, Command, LockOp, Mode, NewMessage, Op, QueueOp, RequestKey,
+};
 use lockstep_core::names::{
     Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, ShardId, Token,
 };
@@ -133,7 +135,7 @@ impl Run {
     fn shard_id(&self) -> ShardId {
         match self.log[0].1.op {
             Op::Queue(_) => ShardId(1),
-            Op::Lock(_) | Op::Config(_) | Op::Member(_) => ShardId(0),
+            Op::Lock(_) | Op::Config(_) | Op::Member(_) | Op::Session(_) => ShardId(0),
         }
     }
 }
@@ -221,18 +223,20 @@ proptest! {
             let name = LockName("l".into());
             let owner = |n: &u8| Owner(n.to_string().into());
             let op = match step {
-                LockStep::Acquire(n, shared, ttl, wait) => LockOp::Acquire {
-                    name,
-                    owner: owner(n),
+                LockStep::Acquire(n, shared, ttl, wait) => LockOp::Acquire(Box::new(Acquire {
                     mode: if *shared { Mode::Shared } else { Mode::Exclusive },
-                    ttl: Millis(*ttl),
                     wait: Millis(*wait),
                     attempt: Attempt { number: nth as u64, ..Attempt::default() },
-                },
-                LockStep::Release(n) => LockOp::Release { name, owner: owner(n), token: None },
+                    ..Acquire::exclusive(name, owner(n), Millis(*ttl))
+                })),
+                LockStep::Release(n) => {
+                    let by = Claimant { owner: owner(n), session: None, token: None };
+                    LockOp::Release { names: vec![name], by }
+                }
                 LockStep::Renew(n) => {
                     let token = model.token(&owner(n)).unwrap_or(0);
-                    LockOp::Renew { name, owner: owner(n), token: Token(token), ttl: None }
+                    let by = Claimant { owner: owner(n), session: None, token: Some(Token(token)) };
+                    LockOp::Renew { names: vec![name], by, ttl: None }
                 }
             };
             let reply = run.apply(*passed, Op::Lock(op.clone()));

@@ -16,10 +16,18 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(String, String)>;
 
 /// The routes that are counted by name; everything else counts as `other`.
-pub(crate) const ROUTES: [&str; 28] = [
+pub(crate) const ROUTES: [&str; 36] = [
     "/lock/acquire",
     "/lock/release",
     "/lock/renew",
+    "/lock/upgrade",
+    "/lock/downgrade",
+    "/lock/break",
+    "/lock/audit",
+    "/lock/watch",
+    "/session/open",
+    "/session/renew",
+    "/session/close",
     "/lock/get",
     "/lock/list",
     "/queue/push",

@@ -1,4 +1,5 @@
-//! Parked requests: who sleeps until a ticket is decided, a queue fills or the ring changes.
+//! Parked requests: who sleeps until a ticket is decided, a queue fills, something happens to a lock or
+//! the ring changes.
 //!
 //! Waking is a hint. Whoever wakes looks at the state again; nothing here knows what happened.
 
@@ -6,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use lockstep_core::Effect;
-use lockstep_core::names::{QueueName, Ticket};
+use lockstep_core::names::{LockName, QueueName, Ticket};
 use tokio::sync::{Notify, watch};
 
 /// The sleepers of one shard on this node.
@@ -15,6 +16,7 @@ pub struct Waiters {
     tickets: Mutex<BTreeMap<Ticket, Arc<Notify>>>,
     queues: Mutex<BTreeMap<QueueName, watch::Sender<()>>>,
     outbox: watch::Sender<()>,
+    locks: Mutex<BTreeMap<LockName, watch::Sender<()>>>,
     ring_epoch: watch::Sender<u64>,
 }
 
@@ -40,6 +42,19 @@ impl Waiters {
         self.outbox.subscribe()
     }
 
+    /// Rings whenever something happens to a lock.
+    pub fn lock(&self, name: &LockName) -> watch::Receiver<()> {
+        lock(&self.locks).entry(name.clone()).or_default().subscribe()
+    }
+
+    /// One who listens to a lock goes; if it is the last, nobody is told any more.
+    pub fn forget_lock(&self, name: &LockName) {
+        let mut locks = lock(&self.locks);
+        if locks.get(name).is_some_and(|bell| bell.receiver_count() <= 1) {
+            locks.remove(name);
+        }
+    }
+
     /// The ring epoch as of the last applied change.
     pub fn ring_epoch(&self) -> watch::Receiver<u64> {
         self.ring_epoch.subscribe()
@@ -50,6 +65,11 @@ impl Waiters {
         for effect in effects {
             match effect {
                 Effect::WakeTicket(ticket) => ring(lock(&self.tickets).get(ticket)),
+                Effect::WakeLock(name) => {
+                    if let Some(bell) = lock(&self.locks).get(name) {
+                        bell.send_replace(());
+                    }
+                }
                 Effect::WakeQueue(queue) => {
                     if let Some(bell) = lock(&self.queues).get(queue) {
                         bell.send_replace(());
@@ -72,6 +92,9 @@ impl Waiters {
             bell.send_replace(());
         });
         self.outbox.send_replace(());
+        lock(&self.locks).values().for_each(|bell| {
+            bell.send_replace(());
+        });
         self.ring_epoch.send_modify(|_| ());
     }
 }

@@ -85,7 +85,7 @@ async fn renew_once(
         owner: acquired.owner.clone(),
         token: acquired.token,
         ttl_ms: Some(clock::millis(lease.ttl())),
-        request_id: None,
+        ..wire::Renew::default()
     };
     let attempt = (lease.ttl() / 6).clamp(ATTEMPT_MIN, client.patience().attempt.max(ATTEMPT_MIN));
     let call = Call {

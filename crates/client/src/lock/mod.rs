@@ -167,9 +167,10 @@ impl Acquire {
             name: self.name.clone(),
             owner: owner.to_owned(),
             mode: self.mode,
-            ttl_ms: clock::millis(self.ttl),
+            ttl_ms: Some(clock::millis(self.ttl)),
             wait_ms: clock::millis(wait),
             request_id: Some(self.client.request_id()),
+            ..wire::Acquire::default()
         };
         let call = Call {
             method: Method::POST,
@@ -211,6 +212,7 @@ async fn release(
         owner: owner.to_owned(),
         token,
         request_id: Some(client.request_id()),
+        ..wire::Release::default()
     };
     let call = Call {
         method: Method::POST,

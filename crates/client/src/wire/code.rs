@@ -31,6 +31,18 @@ pub enum Code {
     NotHeld,
     /// The same owner holds or awaits it in another mode.
     ModeConflict,
+    /// The lock has another number of permits.
+    LimitMismatch,
+    /// The last holder lost the lock, and asked that nobody gets it for a while.
+    LockDelayed,
+    /// Waiting would close a cycle of waits.
+    Deadlock,
+    /// Another shared holder already waits to become exclusive.
+    UpgradeConflict,
+    /// The session has ended.
+    SessionExpired,
+    /// Too many sessions are open already.
+    TooManySessions,
     /// Too many already wait for this lock.
     TooManyWaiters,
     /// A guard's lock has been granted anew, or is not held any more.
@@ -75,7 +87,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 39] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -89,6 +101,12 @@ impl Code {
         Self::NotHolder,
         Self::NotHeld,
         Self::ModeConflict,
+        Self::LimitMismatch,
+        Self::LockDelayed,
+        Self::Deadlock,
+        Self::UpgradeConflict,
+        Self::SessionExpired,
+        Self::TooManySessions,
         Self::TooManyWaiters,
         Self::Fenced,
         Self::GuardNeedsStrict,
@@ -132,6 +150,12 @@ impl Code {
             Self::NotHolder => "not_holder",
             Self::NotHeld => "not_held",
             Self::ModeConflict => "mode_conflict",
+            Self::LimitMismatch => "limit_mismatch",
+            Self::LockDelayed => "lock_delayed",
+            Self::Deadlock => "deadlock",
+            Self::UpgradeConflict => "upgrade_conflict",
+            Self::SessionExpired => "session_expired",
+            Self::TooManySessions => "too_many_sessions",
             Self::TooManyWaiters => "too_many_waiters",
             Self::Fenced => "fenced",
             Self::GuardNeedsStrict => "guard_needs_strict",

@@ -8,6 +8,7 @@ mod code;
 mod locks;
 mod queue_admin;
 mod queues;
+mod sessions;
 
 pub use cache::*;
 pub use cluster::*;
@@ -15,6 +16,7 @@ pub use code::Code;
 pub use locks::*;
 pub use queue_admin::*;
 pub use queues::*;
+pub use sessions::*;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,172 +1,196 @@
-//! Taking a lock: grant, queue or refuse, and the grants that follow when a hold ends.
+//! Taking locks: grant, re-enter, queue or refuse.
 //!
-//! Order is strict: a newcomer never passes anybody who waits, whatever its mode.
+//! Order is strict: a newcomer never passes anybody who waits, whatever its mode. The one exception
+//! is an owner that already holds something for which a multi-lock waits: it would wait for itself.
 
-use super::{Due, Fate, Hold, Lock, Locks, Waiter};
-use crate::command::{Attempt, Effect, Mode, Refusal, Reply};
+use super::{Fate, Lock, Locks, NAMES_MAX, Waiter};
+use crate::command::{Acquire, Attempt, Mode, Refusal, Reply};
 use crate::context::Context;
-use crate::names::{LockName, Owner, Ticket, Token};
+use crate::names::{LockName, Ticket};
+use crate::query::EventKind;
 use crate::stamp::Millis;
 
-/// What an acquire asks for.
-pub(super) struct Want<'a> {
-    pub(super) owner: &'a Owner,
-    pub(super) mode: Mode,
-    pub(super) ttl: Millis,
-    pub(super) wait: Millis,
-    pub(super) attempt: Attempt,
-}
-
 impl Locks {
-    pub(super) fn acquire(&mut self, ctx: &mut Context<'_>, name: &LockName, want: &Want<'_>) -> Reply {
-        let Some(lock) = self.locks.get(name) else {
-            self.locks.insert(name.clone(), Lock::default());
-            return self.grant(ctx, name, want, None);
-        };
-        if lock.place(want.owner).is_ok() {
-            return self.re_enter(ctx, name, want);
+    pub(super) fn acquire(&mut self, ctx: &mut Context<'_>, want: &Acquire) -> Reply {
+        if let Some(refusal) = self.unfit(want) {
+            return Reply::Refused(refusal);
         }
-        if let Some(waiter) = lock.waiters.iter().find(|waiter| waiter.owner == *want.owner) {
-            let (ticket, mode) = (waiter.ticket, waiter.mode);
-            return self.join_own_ticket(ctx.now, name, want, ticket, mode);
+        if let Some(reply) = self.acquire_again(ctx, want) {
+            return reply;
         }
-        if lock.waiters.is_empty() && lock.admits(want.mode) {
-            return self.grant(ctx, name, want, None);
+        if let Some(limit) = self.other_limit(want) {
+            return Reply::Refused(Refusal::LimitMismatch { limit });
         }
-        self.wait(ctx, name, want)
+        if self.is_grantable(want, None) {
+            let reply = self.grant(ctx, want, None);
+            self.let_pass(ctx, want);
+            return reply;
+        }
+        if want.wait == Millis(0) {
+            return Reply::Refused(self.busy(ctx.now, want));
+        }
+        self.wait(ctx, Waiter { want: want.clone(), upgrade: false, until: ctx.now.plus(want.wait) })
     }
 
-    /// This try now stands for the ticket: a cancel of an earlier one does nothing any more.
-    pub(super) fn attach(&mut self, name: &LockName, owner: &Owner, ticket: Ticket, attempt: Attempt) {
-        let Some(lock) = self.locks.get_mut(name) else { return };
-        if let Some(waiter) = lock.waiters.iter_mut().find(|waiter| waiter.ticket == ticket) {
-            raise(&mut waiter.attempt, attempt);
-        } else if let Some(hold) = lock.hold_mut(owner)
-            && let Some((of, attached)) = &mut hold.undelivered
-            && *of == ticket
-        {
-            raise(attached, attempt);
+    fn unfit(&self, want: &Acquire) -> Option<Refusal> {
+        let sorted = want.names.windows(2).all(|pair| pair[0] < pair[1]);
+        let counted = (want.mode == Mode::Permit) == (want.limit > 0);
+        if !sorted || !counted || want.names.is_empty() || want.names.len() > NAMES_MAX {
+            return Some(Refusal::Invalid);
         }
-    }
-
-    /// Grants to those in front for as long as they fit beside the holders; an unused lock goes.
-    pub(super) fn promote(&mut self, ctx: &mut Context<'_>, name: &LockName) {
-        while let Some(lock) = self.locks.get_mut(name) {
-            match lock.waiters.front() {
-                Some(waiter) if lock.admits(waiter.mode) => {}
-                None if lock.holders.is_empty() => {
-                    self.locks.remove(name);
-                    return;
-                }
-                _ => return,
-            }
-            let Some(next) = lock.waiters.pop_front() else { return };
-            self.due.remove(&Due::Wait(next.ticket));
-            let want = Want {
-                owner: &next.owner,
-                mode: next.mode,
-                ttl: next.ttl,
-                wait: Millis(0),
-                attempt: next.attempt,
-            };
-            self.grant(ctx, name, &want, Some(next.ticket));
-            ctx.effects.push(Effect::WakeTicket(next.ticket));
+        match want.holder.session {
+            Some(session) if !self.sessions.contains_key(&session) => Some(Refusal::SessionExpired),
+            _ => None,
         }
     }
 
-    fn grant(
-        &mut self,
-        ctx: &mut Context<'_>,
-        name: &LockName,
-        want: &Want<'_>,
-        ticket: Option<Ticket>,
-    ) -> Reply {
-        let Some(lock) = self.locks.get_mut(name) else { return Reply::Refused(Refusal::NotHeld) };
-        let number = ctx.counter.next();
-        // Overlapping shared holders are one period under one token: none of them fences another.
-        let token = lock.holders.first().map_or(Token(number), |first| first.token);
-        let hold = Hold {
-            owner: want.owner.clone(),
-            mode: want.mode,
-            token,
-            number,
-            ttl: want.ttl,
-            until: ctx.now.plus(want.ttl),
-            undelivered: ticket.map(|ticket| (ticket, want.attempt)),
-        };
-        self.due.set(Due::Hold(number), hold.until);
-        self.holds.insert(number, (name.clone(), want.owner.clone()));
-        if let Some(ticket) = ticket {
-            self.tickets.insert(ticket, Fate::Granted(number));
+    /// The same owner asks for what it holds or awaits.
+    fn acquire_again(&mut self, ctx: &mut Context<'_>, want: &Acquire) -> Option<Reply> {
+        let held = want.names.iter().find_map(|name| self.hold(name, &want.holder));
+        if let Some(hold) = held {
+            return Some(self.re_enter(ctx, want, hold.claim));
         }
-        let reply = Reply::Granted(hold.grant(ctx.now));
-        let place = lock.place(want.owner).unwrap_or_else(|place| place);
-        lock.holders.insert(place, hold);
-        reply
+        let asking = |name| self.locks.get(name).and_then(|lock| lock.asking.get(&want.holder));
+        let ticket = *want.names.iter().find_map(asking)?;
+        let Some(Fate::Waiting(waiter)) = self.tickets.get(&ticket) else { return None };
+        let mode = waiter.want.mode;
+        Some(if mode != want.mode || waiter.want.names != want.names {
+            Reply::Refused(Refusal::ModeConflict { mode })
+        } else if waiter.want.limit != want.limit {
+            Reply::Refused(Refusal::LimitMismatch { limit: waiter.want.limit })
+        } else if want.wait == Millis(0) {
+            Reply::Refused(self.busy(ctx.now, want))
+        } else {
+            self.attach(ticket, want.attempt);
+            Reply::Waiting { ticket }
+        })
     }
 
     /// The same token, and a lease anew that is never shorter than what was left.
-    fn re_enter(&mut self, ctx: &mut Context<'_>, name: &LockName, want: &Want<'_>) -> Reply {
-        self.delivered(name, want.owner);
-        let Some(hold) = self.locks.get_mut(name).and_then(|lock| lock.hold_mut(want.owner)) else {
-            return Reply::Refused(Refusal::NotHeld);
-        };
-        if hold.mode != want.mode {
-            return Reply::Refused(Refusal::ModeConflict { mode: hold.mode });
+    fn re_enter(&mut self, ctx: &mut Context<'_>, want: &Acquire, number: u64) -> Reply {
+        self.delivered(number);
+        let limit = want.names.first().and_then(|name| self.locks.get(name)).map_or(0, |lock| lock.limit);
+        let Some(claim) = self.claims.get_mut(&number) else { return Reply::Refused(Refusal::NotHeld) };
+        let all = want.names.iter().all(|name| claim.names.contains(name));
+        if claim.mode != want.mode || !all {
+            return Reply::Refused(Refusal::ModeConflict { mode: claim.mode });
         }
-        hold.ttl = want.ttl;
-        hold.until = hold.until.max(ctx.now.plus(want.ttl));
-        self.due.set(Due::Hold(hold.number), hold.until);
-        Reply::Granted(hold.grant(ctx.now))
+        if want.mode == Mode::Permit && limit != want.limit {
+            return Reply::Refused(Refusal::LimitMismatch { limit });
+        }
+        if want.metadata.is_some() {
+            claim.metadata.clone_from(&want.metadata);
+        }
+        claim.delay = want.delay;
+        if claim.holder.session.is_none() {
+            claim.ttl = want.ttl;
+            claim.until = claim.until.max(ctx.now.plus(want.ttl));
+            self.due.set(super::Due::Claim(number), claim.until);
+        }
+        self.told(ctx.now, number)
     }
 
-    fn join_own_ticket(
-        &mut self,
-        now: Millis,
-        name: &LockName,
-        want: &Want<'_>,
-        ticket: Ticket,
-        mode: Mode,
-    ) -> Reply {
-        if mode != want.mode {
-            return Reply::Refused(Refusal::ModeConflict { mode });
-        }
-        if want.wait == Millis(0) {
-            return self.refuse_held(now, name);
-        }
-        self.attach(name, want.owner, ticket, want.attempt);
-        Reply::Waiting { ticket }
+    fn other_limit(&self, want: &Acquire) -> Option<u32> {
+        let locks = want.names.iter().filter_map(|name| self.locks.get(name));
+        let fixed = locks.filter(|lock| lock.permit_users > 0).map(|lock| lock.limit);
+        fixed.filter(|limit| want.mode == Mode::Permit && *limit != want.limit).min()
     }
 
-    fn wait(&mut self, ctx: &mut Context<'_>, name: &LockName, want: &Want<'_>) -> Reply {
-        if want.wait == Millis(0) {
-            return self.refuse_held(ctx.now, name);
-        }
-        let Some(lock) = self.locks.get_mut(name) else { return Reply::Refused(Refusal::NotHeld) };
-        if lock.waiters.len() >= self.waiters_max as usize {
+    /// Queues, unless that would exceed a limit or close a cycle of waits.
+    pub(super) fn wait(&mut self, ctx: &mut Context<'_>, waiter: Waiter) -> Reply {
+        let names = &waiter.want.names;
+        let mut locks = names.iter().filter_map(|name| self.locks.get(name));
+        if locks.any(|lock| lock.queue.len() >= self.waiters_max as usize) {
             return Reply::Refused(Refusal::TooManyWaiters);
         }
         let ticket = Ticket(ctx.counter.next());
-        let until = ctx.now.plus(want.wait);
-        lock.waiters.push_back(Waiter {
-            ticket,
-            owner: want.owner.clone(),
-            mode: want.mode,
-            ttl: want.ttl,
-            until,
-            attempt: want.attempt,
-        });
-        self.tickets.insert(ticket, Fate::Waiting(name.clone()));
-        self.due.set(Due::Wait(ticket), until);
+        let (names, holder, mode) = (names.clone(), waiter.want.holder.clone(), waiter.want.mode);
+        let careful = waiter.want.fail_on_deadlock;
+        self.join_queue(ticket, waiter);
+        if careful && let Some(cycle) = self.cycle(ticket) {
+            self.take_out(ticket);
+            names.iter().for_each(|name| self.tidy(name));
+            return Reply::Refused(Refusal::Deadlock { cycle });
+        }
+        for name in &names {
+            self.history.record(ctx, name, EventKind::Waiting, &holder, mode, None);
+        }
         Reply::Waiting { ticket }
     }
 
-    fn refuse_held(&self, now: Millis, name: &LockName) -> Reply {
-        let first = self.locks.get(name).and_then(|lock| lock.holders.first());
-        Reply::Refused(match first {
-            Some(hold) => Refusal::Held { owner: hold.owner.clone(), left: hold.until.since(now) },
-            None => Refusal::NotHeld,
-        })
+    /// Why there is nothing to be had without waiting.
+    fn busy(&self, now: Millis, want: &Acquire) -> Refusal {
+        let busy = want.names.iter().filter_map(|name| self.locks.get(name));
+        let mut refusals = busy.filter_map(|lock| self.in_the_way(now, lock, want));
+        refusals.next().unwrap_or(Refusal::NotHeld)
+    }
+
+    fn in_the_way(&self, now: Millis, lock: &Lock, want: &Acquire) -> Option<Refusal> {
+        if lock.admits(want.mode, want.limit)
+            && self.ahead(lock, None, &want.holder).is_none()
+            && lock.delayed_until.is_none()
+        {
+            return None;
+        }
+        if let Some(until) = lock.delayed_until {
+            return Some(Refusal::LockDelayed { left: until.since(now) });
+        }
+        if let Some((holder, hold)) = lock.holders.first_key_value() {
+            return Some(Refusal::Held { owner: holder.owner.clone(), left: self.left(now, hold.claim) });
+        }
+        let ahead = self.waiter(lock.queue.first()?.ticket())?;
+        Some(Refusal::Held { owner: ahead.want.holder.owner.clone(), left: ahead.until.since(now) })
+    }
+
+    /// This try now stands for the ticket: a cancel of an earlier one does nothing any more.
+    pub(super) fn attach(&mut self, ticket: Ticket, attempt: Attempt) {
+        match self.tickets.get_mut(&ticket) {
+            Some(Fate::Waiting(waiter)) => raise(&mut waiter.want.attempt, attempt),
+            Some(Fate::Granted(number)) => {
+                if let Some((_, attached)) =
+                    self.claims.get_mut(number).and_then(|claim| claim.undelivered.as_mut())
+                {
+                    raise(attached, attempt);
+                }
+            }
+            Some(Fate::Over(_)) | None => {}
+        }
+    }
+
+    pub(super) fn waiter(&self, ticket: Ticket) -> Option<&Waiter> {
+        match self.tickets.get(&ticket)? {
+            Fate::Waiting(waiter) => Some(waiter),
+            Fate::Granted(_) | Fate::Over(_) => None,
+        }
+    }
+}
+
+impl Lock {
+    /// Whether a newcomer could hold it beside the present holders.
+    pub(super) fn admits(&self, mode: Mode, limit: u32) -> bool {
+        match (self.holders.values().next().map(|hold| hold.mode), mode) {
+            (None, _) | (Some(Mode::Shared), Mode::Shared) => true,
+            (Some(Mode::Permit), Mode::Permit) => self.holders.len() < limit as usize,
+            _ => false,
+        }
+    }
+
+    /// As many hold or await a permit as before, and `more`.
+    pub(super) fn count_permits(&mut self, mode: Mode, limit: u32, more: i32) {
+        if mode == Mode::Permit {
+            self.permit_users = self.permit_users.saturating_add_signed(more);
+            self.limit = if self.permit_users == 0 { 0 } else { limit.max(self.limit) };
+        }
+    }
+}
+
+impl Locks {
+    pub(super) fn lock_mut(&mut self, name: &LockName) -> &mut Lock {
+        // Looked up first: most often it is there, and a name is costlier to copy than to compare.
+        if !self.locks.contains_key(name) {
+            self.locks.insert(name.clone(), Lock::default());
+        }
+        self.locks.get_mut(name).expect("it was just put there")
     }
 }
 

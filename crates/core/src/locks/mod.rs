@@ -1,77 +1,134 @@
-//! The lock machine: exclusive and shared holds under leases, and first-come waiters.
+//! The lock machine: exclusive, shared and permit holds under leases or sessions, and first-come
+//! waiters.
 //!
 //! A release and the grant that follows it are one step. It trusts no clock but log time, and it
 //! does not protect anything by itself: what makes a lock safe is its token, checked where the
-//! work lands.
+//! work lands ([`crate::guards`]).
 
 mod acquire;
+mod convert;
+mod deadlock;
+mod grant;
+mod history;
+mod hold;
+mod session;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Attempt, Effect, Grant, LockOp, Mode, Refusal, Reply};
+use crate::command::{Attempt, Holder, LockOp, Mode, Refusal, Reply, SessionOp};
 use crate::context::Context;
 use crate::deadlines::Deadlines;
-use crate::dedup::WINDOW;
-use crate::names::{LockName, Origin, Owner, Ticket, Token};
-use crate::query::Outcome;
+use crate::names::{LockName, Origin, Owner, SessionId, Ticket, Token};
+use crate::query::{EventKind, Outcome};
 use crate::stamp::Millis;
 
-/// Every lock that somebody holds. Others leave no trace.
+pub use history::{AUDIT_MAX, HISTORY_MAX};
+
+/// How many locks one request may take together.
+pub const NAMES_MAX: usize = 64;
+/// How many sessions may be open at once ([`Refusal::TooManySessions`]).
+pub const SESSIONS_MAX: usize = 1_000_000;
+
+/// Every lock that somebody holds or awaits, and the sessions. Others leave no trace but history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Locks {
     waiters_max: u32,
     locks: BTreeMap<LockName, Lock>,
-    /// Which lock a live hold belongs to, by the number that its grant took.
-    holds: BTreeMap<u64, (LockName, Owner)>,
+    /// What was taken by one request and not yet given back, by the number that its grant took.
+    claims: BTreeMap<u64, Claim>,
     tickets: BTreeMap<Ticket, Fate>,
+    people: BTreeMap<Holder, Person>,
+    sessions: BTreeMap<SessionId, Session>,
     due: Deadlines<Due>,
+    history: history::History,
 }
 
-/// A held lock: at least one holder, all of one mode; waiters in the order of their tickets.
+/// A lock with holders of one mode, waiters, or a delay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Lock {
-    /// In the order of their owners.
-    holders: Vec<Hold>,
-    waiters: VecDeque<Waiter>,
+    holders: BTreeMap<Holder, Hold>,
+    queue: BTreeSet<Place>,
+    /// Who has which ticket in the queue: one each.
+    asking: BTreeMap<Holder, Ticket>,
+    /// The number of permits, and how many hold or await one: it is fixed as long as anybody does.
+    limit: u32,
+    permit_users: u32,
+    delayed_until: Option<Millis>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Those who become exclusive go ahead of all others; else first come, first served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Place {
+    Upgrade(Ticket),
+    Usual(Ticket),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Hold {
-    owner: Owner,
+    claim: u64,
+    token: Token,
+    mode: Mode,
+}
+
+/// What one request was granted: one lock, or several together under one lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    holder: Holder,
+    names: Vec<LockName>,
     mode: Mode,
     token: Token,
-    /// Unique to this grant; shared holders may have one token, never one number.
-    number: u64,
+    /// Counts without a session only, like `until`.
     ttl: Millis,
     until: Millis,
+    delay: Millis,
+    metadata: Option<Arc<str>>,
     /// Where it waited, as long as nothing has shown that the holder knows of its grant.
     undelivered: Option<(Ticket, Attempt)>,
+    /// The token of the shared hold that it was before, for an upgrade that nobody knows of.
+    upgraded_from: Option<Token>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Waiter {
-    ticket: Ticket,
-    owner: Owner,
-    mode: Mode,
-    ttl: Millis,
+    want: crate::command::Acquire,
+    upgrade: bool,
     until: Millis,
-    attempt: Attempt,
 }
 
 /// What is known of a ticket. An unknown one was granted, and the hold is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Fate {
-    Waiting(LockName),
+    Waiting(Box<Waiter>),
     Granted(u64),
-    TimedOut,
+    Over(Refusal),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// How much a holder holds, and what it waits for. Whoever does neither leaves no trace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Person {
+    claims: u32,
+    tickets: BTreeSet<Ticket>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Session {
+    owner: Owner,
+    ttl: Millis,
+    until: Millis,
+    claims: BTreeSet<u64>,
+    tickets: BTreeSet<Ticket>,
+}
+
+/// What falls due. At one instant leases end before delays do, and delays before waits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Due {
-    Hold(u64),
+    Claim(u64),
+    Session(SessionId),
+    Delay(LockName),
     Wait(Ticket),
     Forget(Ticket),
 }
@@ -82,9 +139,12 @@ impl Locks {
         Self {
             waiters_max,
             locks: BTreeMap::new(),
-            holds: BTreeMap::new(),
+            claims: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            people: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             due: Deadlines::default(),
+            history: history::History::default(),
         }
     }
 
@@ -95,36 +155,79 @@ impl Locks {
 
     /// Applies one command that was not applied before.
     pub fn apply(&mut self, ctx: &mut Context<'_>, op: &LockOp) -> Reply {
-        match op {
-            LockOp::Acquire { name, owner, mode, ttl, wait, attempt } => {
-                let want = acquire::Want { owner, mode: *mode, ttl: *ttl, wait: *wait, attempt: *attempt };
-                self.acquire(ctx, name, &want)
+        let done = match op {
+            LockOp::Acquire(want) => return self.acquire(ctx, want),
+            LockOp::Cancel { ticket, attempt } => return self.cancel(ctx, *ticket, *attempt),
+            LockOp::Check { name, token } => Ok(Reply::Checked(self.standing(name, *token, ctx.counter))),
+            LockOp::Release { names, by } => self.release(ctx, names, by),
+            LockOp::Renew { names, by, ttl } => self.renew(ctx, names, by, *ttl),
+            LockOp::Upgrade { name, by, wait, fail_on_deadlock, attempt } => {
+                let how =
+                    convert::Patience { wait: *wait, fail_on_deadlock: *fail_on_deadlock, attempt: *attempt };
+                self.upgrade(ctx, name, by, how)
             }
-            LockOp::Release { name, owner, token } => self.release(ctx, name, owner, *token),
-            LockOp::Renew { name, owner, token, ttl } => self.renew(ctx, name, owner, *token, *ttl),
-            LockOp::Cancel { name, ticket, attempt } => self.cancel(ctx, name, *ticket, *attempt),
-            LockOp::Check { name, token } => Reply::Checked(self.standing(name, *token, ctx.counter)),
+            LockOp::Downgrade { name, by } => self.downgrade(ctx, name, by),
+            LockOp::Break { name, token, reason, by, asked_at } => {
+                let note = history::Note { reason, by, asked_at: *asked_at };
+                self.break_hold(ctx, name, *token, note)
+            }
+        };
+        done.unwrap_or_else(Reply::Refused)
+    }
+
+    /// Applies one command about sessions that was not applied before.
+    pub fn apply_session(&mut self, ctx: &mut Context<'_>, op: &SessionOp) -> Reply {
+        match op {
+            SessionOp::Open { owner, ttl } => self.open_session(ctx, owner, *ttl),
+            SessionOp::Renew { sessions } => {
+                Reply::Renewed(sessions.iter().map(|id| self.renew_session(ctx.now, *id)).collect())
+            }
+            SessionOp::Close { session } if self.sessions.contains_key(session) => {
+                self.end_session(ctx, *session, EventKind::Released);
+                Reply::Closed
+            }
+            SessionOp::Close { .. } => Reply::Refused(Refusal::SessionExpired),
         }
     }
 
-    /// Answers a repeated acquire, whose first answer was `first`, from the present: still held,
+    /// Answers a repeated request, whose first answer was `first`, from the present: still held,
     /// still waiting (this try now counts), or lost.
     pub fn again(&mut self, now: Millis, op: &LockOp, first: &Reply) -> Reply {
-        let LockOp::Acquire { name, owner, attempt, .. } = op else { return first.clone() };
-        match first {
-            Reply::Granted(grant) => match self.hold(name, owner).filter(|hold| hold.token == grant.token) {
-                Some(hold) => Reply::Granted(hold.grant(now)),
-                None => Reply::Refused(Refusal::LockLost),
-            },
+        let attempt = match op {
+            LockOp::Acquire(want) => want.attempt,
+            LockOp::Upgrade { attempt, .. } => *attempt,
+            _ => return first.clone(),
+        };
+        let outcome = match first {
+            Reply::Granted(grant) => return self.still_held(now, op, grant.token),
             Reply::Waiting { ticket } => {
-                self.attach(name, owner, *ticket, *attempt);
-                match self.outcome(*ticket, now) {
-                    Outcome::Waiting => Reply::Waiting { ticket: *ticket },
-                    Outcome::Granted(grant) => Reply::Granted(grant),
-                    Outcome::Refused(refusal) => Reply::Refused(refusal),
-                }
+                self.attach(*ticket, attempt);
+                self.outcome(*ticket, now)
             }
-            other => other.clone(),
+            other => return other.clone(),
+        };
+        match (outcome, first) {
+            (Outcome::Waiting, waiting) => waiting.clone(),
+            (Outcome::Granted(grant), _) => Reply::Granted(grant),
+            (Outcome::Refused(refusal), _) => Reply::Refused(refusal),
+        }
+    }
+
+    fn still_held(&self, now: Millis, op: &LockOp, token: Token) -> Reply {
+        let held = match op {
+            LockOp::Acquire(want) => {
+                let hold = want.names.first().and_then(|name| self.hold(name, &want.holder));
+                hold.map(|hold| hold.claim)
+            }
+            LockOp::Upgrade { name, by, .. } => {
+                let by = crate::command::Claimant { token: Some(token), ..by.clone() };
+                self.find(name, &by).ok().map(|(_, hold)| hold.claim)
+            }
+            _ => None,
+        };
+        match held.filter(|number| self.claims.get(number).is_some_and(|claim| claim.token == token)) {
+            Some(number) => self.told(now, number),
+            None => Reply::Refused(Refusal::LockLost),
         }
     }
 
@@ -132,10 +235,12 @@ impl Locks {
     pub fn outcome(&self, ticket: Ticket, now: Millis) -> Outcome {
         match self.tickets.get(&ticket) {
             Some(Fate::Waiting(_)) => Outcome::Waiting,
-            Some(Fate::TimedOut) => Outcome::Refused(Refusal::WaitTimeout),
-            Some(Fate::Granted(number)) => match self.numbered(*number) {
-                Some(hold) => Outcome::Granted(Grant { ticket: Some(ticket), ..hold.grant(now) }),
-                None => Outcome::Refused(Refusal::LockLost),
+            Some(Fate::Over(refusal)) => Outcome::Refused(refusal.clone()),
+            Some(Fate::Granted(number)) => match self.told(now, *number) {
+                Reply::Granted(grant) => {
+                    Outcome::Granted(crate::command::Grant { ticket: Some(ticket), ..grant })
+                }
+                _ => Outcome::Refused(Refusal::LockLost),
             },
             None => Outcome::Refused(Refusal::LockLost),
         }
@@ -145,12 +250,23 @@ impl Locks {
     pub fn expire(&mut self, ctx: &mut Context<'_>) {
         while let Some(due) = self.due.pop_due(ctx.now) {
             match due {
-                Due::Hold(number) => {
-                    if let Some((name, owner)) = self.holds.get(&number).cloned() {
-                        self.end(ctx, &name, &owner);
-                    }
+                Due::Claim(number) => {
+                    let mut touched = BTreeSet::new();
+                    self.end_claim(ctx, number, EventKind::Expired, &mut touched);
+                    self.promote(ctx, touched);
                 }
-                Due::Wait(ticket) => self.time_out(ctx, ticket),
+                Due::Session(id) => self.end_session(ctx, id, EventKind::Expired),
+                Due::Delay(name) => {
+                    if let Some(lock) = self.locks.get_mut(&name) {
+                        lock.delayed_until = None;
+                    }
+                    self.promote(ctx, BTreeSet::from([name]));
+                }
+                Due::Wait(ticket) => {
+                    let mut touched = BTreeSet::new();
+                    self.leave_queue(ctx, ticket, Some(Refusal::WaitTimeout), &mut touched);
+                    self.promote(ctx, touched);
+                }
                 Due::Forget(ticket) => {
                     self.tickets.remove(&ticket);
                 }
@@ -165,155 +281,27 @@ impl Locks {
 
     /// A process has ended: nobody waits behind its tickets any more.
     pub fn cancel_origin(&mut self, ctx: &mut Context<'_>, origin: Origin) {
-        let gone: Vec<_> = self
-            .locks
-            .iter()
-            .flat_map(|(name, lock)| lock.waiters.iter().map(move |waiter| (name, waiter)))
-            .filter(|(_, waiter)| waiter.attempt.origin == origin)
-            .map(|(name, waiter)| (name.clone(), waiter.ticket))
-            .collect();
-        for (name, ticket) in gone {
-            self.leave_queue(ctx, &name, ticket);
+        let is_gone = |fate: &Fate| matches!(fate, Fate::Waiting(w) if w.want.attempt.origin == origin);
+        let gone: Vec<_> =
+            self.tickets.iter().filter(|(_, fate)| is_gone(fate)).map(|(ticket, _)| *ticket).collect();
+        let mut touched = BTreeSet::new();
+        for ticket in gone {
+            self.leave_queue(ctx, ticket, None, &mut touched);
         }
+        self.promote(ctx, touched);
     }
+}
 
-    fn release(
-        &mut self,
-        ctx: &mut Context<'_>,
-        name: &LockName,
-        owner: &Owner,
-        token: Option<Token>,
-    ) -> Reply {
-        match self.held(name, owner, token) {
-            Ok(_) => {
-                self.end(ctx, name, owner);
-                Reply::Released
-            }
-            Err(refusal) => Reply::Refused(refusal),
-        }
-    }
-
-    fn renew(
-        &mut self,
-        ctx: &mut Context<'_>,
-        name: &LockName,
-        owner: &Owner,
-        token: Token,
-        ttl: Option<Millis>,
-    ) -> Reply {
-        match self.held(name, owner, Some(token)) {
-            Ok(hold) => {
-                hold.ttl = ttl.unwrap_or(hold.ttl);
-                hold.until = ctx.now.plus(hold.ttl);
-                let (grant, number, until) = (hold.grant(ctx.now), hold.number, hold.until);
-                self.delivered(name, owner);
-                self.due.set(Due::Hold(number), until);
-                Reply::Granted(grant)
-            }
-            Err(refusal) => Reply::Refused(refusal),
-        }
-    }
-
-    fn cancel(&mut self, ctx: &mut Context<'_>, name: &LockName, ticket: Ticket, attempt: Attempt) -> Reply {
-        let Some(lock) = self.locks.get(name) else { return Reply::Cancelled };
-        if lock.waiter(ticket).is_some_and(|waiter| waiter.attempt == attempt) {
-            self.leave_queue(ctx, name, ticket);
-        } else if let Some(hold) = lock.holders.iter().find(|h| h.undelivered == Some((ticket, attempt))) {
-            let owner = hold.owner.clone();
-            self.end(ctx, name, &owner);
-        }
-        Reply::Cancelled
-    }
-
-    /// The hold that `owner` means, or why there is none.
-    fn held(&mut self, name: &LockName, owner: &Owner, token: Option<Token>) -> Result<&mut Hold, Refusal> {
-        let lock = self.locks.get_mut(name).ok_or(Refusal::NotHeld)?;
-        let hold = lock.hold_mut(owner).ok_or(Refusal::NotHolder)?;
-        match token {
-            Some(token) if token != hold.token => Err(Refusal::StaleToken { current: hold.token }),
-            _ => Ok(hold),
-        }
-    }
-
-    fn hold(&self, name: &LockName, owner: &Owner) -> Option<&Hold> {
-        let lock = self.locks.get(name)?;
-        lock.place(owner).ok().map(|place| &lock.holders[place])
-    }
-
-    fn numbered(&self, number: u64) -> Option<&Hold> {
-        let (name, owner) = self.holds.get(&number)?;
-        self.hold(name, owner)
-    }
-
-    /// The holder has shown that it knows of its grant: it can't be given back as undelivered.
-    fn delivered(&mut self, name: &LockName, owner: &Owner) {
-        let hold = self.locks.get_mut(name).and_then(|lock| lock.hold_mut(owner));
-        if let Some((ticket, _)) = hold.and_then(|hold| hold.undelivered.take()) {
-            self.tickets.remove(&ticket);
-        }
-    }
-
-    /// Ends a hold and grants the next: one step.
-    fn end(&mut self, ctx: &mut Context<'_>, name: &LockName, owner: &Owner) {
-        let Some(lock) = self.locks.get_mut(name) else { return };
-        let Ok(place) = lock.place(owner) else { return };
-        let hold = lock.holders.remove(place);
-        self.holds.remove(&hold.number);
-        self.due.remove(&Due::Hold(hold.number));
-        if let Some((ticket, _)) = hold.undelivered {
-            self.tickets.remove(&ticket);
-            ctx.effects.push(Effect::WakeTicket(ticket));
-        }
-        self.promote(ctx, name);
-    }
-
-    fn time_out(&mut self, ctx: &mut Context<'_>, ticket: Ticket) {
-        if let Some(Fate::Waiting(name)) = self.tickets.get(&ticket).cloned() {
-            self.leave_queue(ctx, &name, ticket);
-            self.tickets.insert(ticket, Fate::TimedOut);
-            self.due.set(Due::Forget(ticket), ctx.now.plus(WINDOW));
-        }
-    }
-
-    /// Whoever waited behind it may be able to join the present holders now.
-    fn leave_queue(&mut self, ctx: &mut Context<'_>, name: &LockName, ticket: Ticket) {
-        let Some(lock) = self.locks.get_mut(name) else { return };
-        if let Ok(place) = lock.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket) {
-            lock.waiters.remove(place);
-            self.tickets.remove(&ticket);
-            self.due.remove(&Due::Wait(ticket));
-            ctx.effects.push(Effect::WakeTicket(ticket));
-            self.promote(ctx, name);
+impl Place {
+    const fn ticket(self) -> Ticket {
+        match self {
+            Self::Upgrade(ticket) | Self::Usual(ticket) => ticket,
         }
     }
 }
 
-impl Lock {
-    fn place(&self, owner: &Owner) -> Result<usize, usize> {
-        self.holders.binary_search_by(|hold| hold.owner.cmp(owner))
-    }
-
-    fn hold_mut(&mut self, owner: &Owner) -> Option<&mut Hold> {
-        self.place(owner).ok().map(|place| &mut self.holders[place])
-    }
-
-    fn waiter(&self, ticket: Ticket) -> Option<&Waiter> {
-        let place = self.waiters.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()?;
-        self.waiters.get(place)
-    }
-
-    /// Whether a newcomer of this mode could hold it beside the present holders.
-    fn admits(&self, mode: Mode) -> bool {
-        match self.holders.first() {
-            None => true,
-            Some(holder) => mode == Mode::Shared && holder.mode == Mode::Shared,
-        }
-    }
-}
-
-impl Hold {
-    fn grant(&self, now: Millis) -> Grant {
-        let ticket = self.undelivered.map(|(ticket, _)| ticket);
-        Grant { token: self.token, mode: self.mode, ttl: self.ttl, left: self.until.since(now), ticket }
+impl Waiter {
+    const fn place(&self, ticket: Ticket) -> Place {
+        if self.upgrade { Place::Upgrade(ticket) } else { Place::Usual(ticket) }
     }
 }

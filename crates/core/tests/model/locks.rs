@@ -30,18 +30,20 @@ impl Locks {
     pub fn apply(&mut self, now: u64, op: &LockOp, reply: &Reply) {
         self.pass(now);
         match op {
-            LockOp::Acquire { owner, mode, ttl, wait, .. } => {
-                let want = Holder { owner: owner.clone(), mode: *mode, ttl: ttl.0, until: now + ttl.0 };
-                self.acquire(now, want, wait.0, reply);
+            LockOp::Acquire(want) => {
+                let (ttl, wait) = (want.ttl.0, want.wait.0);
+                let want =
+                    Holder { owner: want.holder.owner.clone(), mode: want.mode, ttl, until: now + ttl };
+                self.acquire(now, want, wait, reply);
             }
-            LockOp::Release { owner, .. } => {
+            LockOp::Release { by, .. } => {
                 let before = self.holders.len();
-                self.holders.retain(|holder| holder.owner != *owner);
+                self.holders.retain(|holder| holder.owner != by.owner);
                 assert_eq!(self.holders.len() < before, *reply == Reply::Released, "{reply:?}");
                 self.grant(now);
             }
-            LockOp::Renew { owner, .. } => {
-                let held = self.holders.iter_mut().find(|holder| holder.owner == *owner);
+            LockOp::Renew { by, .. } => {
+                let held = self.holders.iter_mut().find(|holder| holder.owner == by.owner);
                 // The token may be that of a grant which time has just replaced.
                 let stale = matches!(reply, Reply::Refused(Refusal::StaleToken { .. }));
                 assert_eq!(held.is_some(), stale || matches!(reply, Reply::Granted(_)), "{reply:?}");
@@ -49,7 +51,7 @@ impl Locks {
                     holder.until = now + holder.ttl;
                 }
             }
-            LockOp::Cancel { .. } | LockOp::Check { .. } => unreachable!("not part of this run"),
+            _ => unreachable!("not part of this run"),
         }
     }
 
@@ -69,8 +71,8 @@ impl Locks {
             assert!(token >= self.largest, "a token went back: {token} after {}", self.largest);
             assert!(view.holders.iter().all(|holder| holder.token.0 == token), "one period, one token");
             self.largest = token;
-            held.extend(view.holders.into_iter().map(|holder| (holder.owner, holder.mode)));
-            waiting.extend(view.waiters.into_iter().map(|waiter| (waiter.owner, waiter.mode)));
+            held.extend(view.holders.into_iter().map(|holder| (holder.holder.owner, holder.mode)));
+            waiting.extend(view.waiters.into_iter().map(|waiter| (waiter.holder.owner, waiter.mode)));
         }
         let mut expected: Vec<_> = self.holders.iter().map(|h| (h.owner.clone(), h.mode)).collect();
         expected.sort();

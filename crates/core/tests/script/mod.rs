@@ -5,11 +5,12 @@ mod queues;
 use std::fmt::Write;
 
 use lockstep_core::command::{
-    Attempt, Command, ConfigChange, ConfigOp, LockOp, MemberOp, Mode, Op, RequestKey,
+    Acquire, Attempt, Claimant, Command, ConfigChange, ConfigOp, Holder, Lease, LockOp, MemberOp, Mode, Op,
+    RequestKey, SessionOp,
 };
 use lockstep_core::guards::{Guard, Proof};
 use lockstep_core::names::{
-    Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, ShardId, Ticket, Token,
+    Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, SessionId, ShardId, Ticket, Token,
 };
 use lockstep_core::query::{Answer, Outcome, Query};
 use lockstep_core::shard::{Settings, Shard};
@@ -90,6 +91,14 @@ impl<'a> Words<'a> {
         };
         Some(Guard { lock: LockName(lock.into()), token: Token(token.parse().unwrap()), proof })
     }
+
+    fn claimant(&self) -> Claimant {
+        Claimant {
+            owner: Owner(self.plain[1].into()),
+            session: self.get("session").map(session),
+            token: self.get("token").map(|token| Token(token.parse().unwrap())),
+        }
+    }
 }
 
 fn settings() -> Settings {
@@ -125,6 +134,8 @@ impl Runner {
             "at" => self.at(words[1].parse().unwrap(), words[2], &Words::new(&words[3..])),
             "outcome" => outcome(&self.shard.outcome(Ticket(words[1].parse().unwrap()))),
             "show" => show(&self.shard, words[1]),
+            "history" => history(&self.shard, &Words::new(&words[1..])),
+            "audit" => audit(&self.shard),
             "members" => members(&self.shard),
             "queue" => queues::stats(&self.shard, words[1]),
             "totals" => queues::totals(&self.shard, words[1]),
@@ -180,30 +191,38 @@ impl Runner {
 fn op(verb: &str, words: &Words<'_>) -> Op {
     let attempt = Attempt { origin: words.origin(), number: words.number("attempt", 1) };
     let name = || LockName(words.plain[0].into());
-    let owner = || Owner(words.plain[1].into());
     match verb {
-        "acquire" => Op::Lock(LockOp::Acquire {
-            name: name(),
-            owner: owner(),
-            mode: if words.plain.get(2) == Some(&"shared") { Mode::Shared } else { Mode::Exclusive },
-            ttl: words.millis("ttl", 30_000),
-            wait: words.millis("wait", 0),
-            attempt,
-        }),
-        "release" => Op::Lock(LockOp::Release {
-            name: name(),
-            owner: owner(),
-            token: words.get("token").map(|token| Token(token.parse().unwrap())),
-        }),
+        "acquire" => Op::Lock(LockOp::Acquire(Box::new(acquire(words, attempt)))),
+        "release" => Op::Lock(LockOp::Release { names: names(words), by: words.claimant() }),
         "renew" => Op::Lock(LockOp::Renew {
-            name: name(),
-            owner: owner(),
-            token: Token(words.number("token", 0)),
+            names: names(words),
+            by: words.claimant(),
             ttl: words.get("ttl").map(|ttl| Millis(ttl.parse().unwrap())),
         }),
-        "cancel" => {
-            Op::Lock(LockOp::Cancel { name: name(), ticket: Ticket(words.number("ticket", 0)), attempt })
+        "upgrade" => Op::Lock(LockOp::Upgrade {
+            name: name(),
+            by: words.claimant(),
+            wait: words.millis("wait", 0),
+            fail_on_deadlock: words.number("deadlock", 1) == 1,
+            attempt,
+        }),
+        "downgrade" => Op::Lock(LockOp::Downgrade { name: name(), by: words.claimant() }),
+        "break" => Op::Lock(LockOp::Break {
+            name: name(),
+            token: words.get("token").map(|token| Token(token.parse().unwrap())),
+            reason: "stuck".into(),
+            by: words.plain[1].into(),
+            asked_at: 7,
+        }),
+        "cancel" => Op::Lock(LockOp::Cancel { ticket: Ticket(words.number("ticket", 0)), attempt }),
+        "open" => Op::Session(SessionOp::Open {
+            owner: Owner(words.plain[0].into()),
+            ttl: words.millis("ttl", 30_000),
+        }),
+        "beat" => {
+            Op::Session(SessionOp::Renew { sessions: words.plain.iter().map(|id| session(id)).collect() })
         }
+        "close" => Op::Session(SessionOp::Close { session: session(words.plain[0]) }),
         "check" => Op::Lock(LockOp::Check { name: name(), token: Token(words.number("token", 0)) }),
         "heartbeat" => Op::Member(MemberOp::Heartbeat {
             origin: words.origin(),
@@ -224,12 +243,55 @@ fn op(verb: &str, words: &Words<'_>) -> Op {
     }
 }
 
+/// One lock, or several with commas between them.
+fn names(words: &Words<'_>) -> Vec<LockName> {
+    words.plain[0].split(',').map(|name| LockName(name.into())).collect()
+}
+
+fn session(id: &str) -> SessionId {
+    SessionId(id.parse().unwrap())
+}
+
+fn acquire(words: &Words<'_>, attempt: Attempt) -> Acquire {
+    let claimant = words.claimant();
+    Acquire {
+        names: names(words),
+        holder: Holder { owner: claimant.owner, session: claimant.session },
+        mode: match words.plain.get(2) {
+            Some(&"shared") => Mode::Shared,
+            Some(&"permit") => Mode::Permit,
+            _ => Mode::Exclusive,
+        },
+        limit: u32::try_from(words.number("limit", 0)).unwrap(),
+        ttl: words.millis("ttl", 30_000),
+        wait: words.millis("wait", 0),
+        delay: words.millis("delay", 0),
+        metadata: words.get("meta").map(Into::into),
+        fail_on_deadlock: words.number("deadlock", 1) == 1,
+        attempt,
+    }
+}
+
 fn answer(reply: &Reply) -> String {
     match reply {
         Reply::Granted(grant) => {
             let ticket = grant.ticket.map_or(String::new(), |ticket| format!(" ticket={}", ticket.0));
-            format!("granted token={} left={}{ticket}\n", grant.token.0, grant.left.0)
+            let each = grant.tokens.iter().fold(String::new(), |mut text, (name, token)| {
+                write!(text, " {}={}", name.0, token.0).unwrap();
+                text
+            });
+            format!("granted token={} left={}{ticket}{each}\n", grant.token.0, grant.left.0)
         }
+        Reply::Broken(holders) => holders.iter().fold(String::new(), |mut text, (holder, token)| {
+            writeln!(text, "broken {} token={}", person(holder), token.0).unwrap();
+            text
+        }),
+        Reply::Opened(lease) => opened(lease),
+        Reply::Renewed(leases) => leases.iter().fold(String::new(), |mut text, lease| {
+            text.push_str(&lease.as_ref().map_or_else(refused, opened));
+            text
+        }),
+        Reply::Closed => "closed\n".into(),
         Reply::Waiting { ticket } => format!("waiting ticket={}\n", ticket.0),
         Reply::Member { ring_epoch } => format!("member ring={ring_epoch}\n"),
         Reply::Refused(refusal) => refused(refusal),
@@ -240,10 +302,25 @@ fn answer(reply: &Reply) -> String {
     }
 }
 
+fn opened(lease: &Lease) -> String {
+    format!("session {} left={}\n", lease.session.0, lease.left.0)
+}
+
+fn person(holder: &Holder) -> String {
+    let session = holder.session.map_or(String::new(), |session| format!("@{}", session.0));
+    format!("{}{session}", holder.owner.0)
+}
+
 fn refused(refusal: &Refusal) -> String {
     let details = match refusal {
         Refusal::Held { owner, left } => format!(" by {} left={}", owner.0, left.0),
         Refusal::StaleToken { current } => format!(" current={}", current.0),
+        Refusal::LimitMismatch { limit } => format!(" limit={limit}"),
+        Refusal::LockDelayed { left } => format!(" left={}", left.0),
+        Refusal::Deadlock { cycle } => cycle.iter().fold(String::from(":"), |mut text, (owner, name)| {
+            write!(text, " {} waits for {},", owner.0, name.0).unwrap();
+            text
+        }),
         Refusal::Fenced { seen: Some(seen) } => format!(" seen={}", seen.0),
         Refusal::FormerIncarnation { left } => format!(" left={}", left.0),
         _ => String::new(),
@@ -254,6 +331,7 @@ fn refused(refusal: &Refusal) -> String {
 fn hints(effects: &[Effect]) -> String {
     effects.iter().fold(String::new(), |mut text, effect| {
         match effect {
+            Effect::WakeLock(_) => Ok(()),
             Effect::WakeTicket(ticket) => writeln!(text, "  wakes ticket {}", ticket.0),
             Effect::WakeOutbox => writeln!(text, "  wakes the outbox"),
             Effect::WakeQueue(queue) => writeln!(text, "  wakes queue {}", queue.0),
@@ -278,14 +356,53 @@ fn show(shard: &Shard, name: &str) -> String {
     };
     let Some(view) = view else { return "free\n".into() };
     let mut text = String::new();
+    if let Some(limit) = view.limit {
+        writeln!(text, "limit {limit}").unwrap();
+    }
+    if let Some(left) = view.delayed {
+        writeln!(text, "delayed left={}", left.0).unwrap();
+    }
+    let meta = |meta: Option<std::sync::Arc<str>>| meta.map_or(String::new(), |meta| format!(" meta={meta}"));
     for holder in view.holders {
-        let (owner, mode, token, left) = (holder.owner.0, holder.mode, holder.token.0, holder.left.0);
-        writeln!(text, "holder {owner} {mode:?} token={token} left={left}").unwrap();
+        let (who, mode, token, left) = (person(&holder.holder), holder.mode, holder.token.0, holder.left.0);
+        writeln!(text, "holder {who} {mode:?} token={token} left={left}{}", meta(holder.metadata)).unwrap();
     }
     for waiter in view.waiters {
-        writeln!(text, "waiter {} {:?} ticket={}", waiter.owner.0, waiter.mode, waiter.ticket.0).unwrap();
+        let join = |names: Vec<&str>| names.join(",");
+        let blocked = join(waiter.blocked_by.iter().map(|owner| &*owner.0).collect());
+        let names = join(waiter.names.iter().map(|name| &*name.0).collect());
+        let upgrade = if waiter.upgrade { " upgrade" } else { "" };
+        let (who, mode, ticket) = (person(&waiter.holder), waiter.mode, waiter.ticket.0);
+        write!(text, "waiter {who} {mode:?}{upgrade} ticket={ticket} for {names} behind {blocked}").unwrap();
+        writeln!(text, "{}", meta(waiter.metadata)).unwrap();
     }
     text
+}
+
+fn history(shard: &Shard, words: &Words<'_>) -> String {
+    let (name, after) = (LockName(words.plain[0].into()), words.number("after", 0));
+    let Answer::History(view) = shard.query(&Query::History { name, after, limit: 100 }) else {
+        panic!("no history")
+    };
+    let mut text = format!("last={}{}\n", view.last, if view.whole { "" } else { " with a gap" });
+    for event in view.events {
+        let token = event.token.map_or(String::new(), |token| format!(" token={}", token.0));
+        writeln!(text, "{} {:?} {} {:?}{token}", event.id, event.kind, person(&event.holder), event.mode)
+            .unwrap();
+    }
+    text
+}
+
+fn audit(shard: &Shard) -> String {
+    let Answer::Audit(entries) = shard.query(&Query::Audit { name: None, after: 0, limit: 100 }) else {
+        panic!("no audit log")
+    };
+    entries.iter().fold(String::new(), |mut text, entry| {
+        let lost: Vec<_> = entry.holders.iter().map(|(holder, _)| person(holder)).collect();
+        let (id, name, by, reason) = (entry.id, &entry.name.0, &entry.by, &entry.reason);
+        writeln!(text, "{id} {name} of {} broken by {by}: {reason}", lost.join(",")).unwrap();
+        text
+    })
 }
 
 fn members(shard: &Shard) -> String {

@@ -4,6 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lockstep_client::wire::{self, Code};
 use lockstep_core::Refusal;
+use lockstep_core::names::{LockName, Owner};
 use serde_json::{Map, Value, json};
 
 use crate::cache;
@@ -46,7 +47,12 @@ impl IntoResponse for Fault {
         *response.status_mut() = status(code);
         if matches!(
             code,
-            Code::QueueFull | Code::TooManyQueues | Code::Overloaded | Code::TooManyWaiters | Code::MemoFull
+            Code::QueueFull
+                | Code::TooManyQueues
+                | Code::Overloaded
+                | Code::TooManyWaiters
+                | Code::TooManySessions
+                | Code::MemoFull
         ) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -69,8 +75,15 @@ fn status(code: Code) -> StatusCode {
         | Code::StaleToken
         | Code::NotHolder
         | Code::ModeConflict
+        | Code::LimitMismatch
+        | Code::LockDelayed
+        | Code::Deadlock
+        | Code::UpgradeConflict
         | Code::StaleReceipt => StatusCode::CONFLICT,
-        Code::TooManyWaiters | Code::QueueFull | Code::TooManyQueues => StatusCode::TOO_MANY_REQUESTS,
+        Code::SessionExpired => StatusCode::GONE,
+        Code::TooManyWaiters | Code::TooManySessions | Code::QueueFull | Code::TooManyQueues => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         Code::HomeUnavailable
         | Code::NoLeader
         | Code::StoreAway
@@ -151,6 +164,35 @@ impl From<Refusal> for Fault {
                 "This owner already holds or awaits the lock in another mode. Release it first.",
             )
             .with("mode", json!(super::locks::mode(mode))),
+            Refusal::LimitMismatch { limit } => Self::new(
+                Code::LimitMismatch,
+                format!("The lock has {limit} permits as long as anybody holds or awaits one. Use the same limit everywhere."),
+            )
+            .with("limit", limit),
+            Refusal::LockDelayed { left } => Self::new(
+                Code::LockDelayed,
+                "The last holder lost the lock, and asked that nobody gets it for a while. Ask again later, or wait in its queue with wait_ms.",
+            )
+            .with("expires_in_ms", left.0),
+            Refusal::Deadlock { cycle } => {
+                let wait = |(owner, name): (Owner, LockName)| json!({"owner": &*owner.0, "waits_for": &*name.0});
+                Self::new(
+                    Code::Deadlock,
+                    "Waiting would close a cycle of waits. Release what you hold and start over, or take all locks together with names.",
+                )
+                .with("cycle", cycle.into_iter().map(wait).collect::<Vec<_>>())
+            }
+            Refusal::UpgradeConflict => Self::new(
+                Code::UpgradeConflict,
+                "Another shared holder already waits to become exclusive, and needs you to leave. Release the lock, and acquire it exclusively.",
+            ),
+            Refusal::SessionExpired => Self::new(
+                Code::SessionExpired,
+                "The session was closed, or was not renewed in time. Stop the work, and open another one.",
+            ),
+            Refusal::TooManySessions => {
+                Self::new(Code::TooManySessions, "Too many sessions are open already. Close some, or ask again after a pause.")
+            }
             Refusal::TooManyWaiters => {
                 Self::new(Code::TooManyWaiters, "Too many already wait for this lock. Ask again after a pause.")
             }

@@ -33,6 +33,14 @@ pub const NAME_BYTES_MAX: usize = 512;
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Fencing tokens: JSON numbers are exact up to here.
 pub const TOKEN_MAX: u64 = (1 << 53) - 1;
+/// Locks that one request may take together.
+pub const LOCK_NAMES_MAX: usize = lockstep_core::locks::NAMES_MAX;
+/// Permits of one lock.
+pub const PERMITS_MAX: u32 = 100_000;
+/// What a holder may attach to a lock, in bytes of JSON.
+pub const METADATA_BYTES_MAX: usize = 4_096;
+/// Why a lock was broken, in bytes.
+pub const REASON_BYTES_MAX: usize = 1_024;
 /// The longest lease and the longest visibility time-out: a day.
 pub const TTL_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// The longest wait for a lock or a message.

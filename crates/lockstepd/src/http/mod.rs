@@ -13,6 +13,7 @@ mod names;
 mod queues;
 mod receipt;
 pub mod server;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +25,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use lockstep_client::wire::Code;
+use lockstep_client::wire::{self, Code};
 use lockstep_core::names::NodeId;
 
 use crate::cache::Cache;
@@ -103,6 +104,14 @@ pub fn app(gate: Arc<Gate>) -> Routes {
         .route("/lock/acquire", post(locks::acquire))
         .route("/lock/release", post(locks::release))
         .route("/lock/renew", post(locks::renew))
+        .route("/lock/upgrade", post(locks::upgrade))
+        .route("/lock/downgrade", post(locks::downgrade))
+        .route("/lock/break", post(locks::break_lock))
+        .route("/lock/audit", get(locks::audit))
+        .route("/lock/watch", get(locks::watch))
+        .route("/session/open", post(sessions::open))
+        .route("/session/renew", post(sessions::renew))
+        .route("/session/close", post(sessions::close))
         .route("/lock/get", get(locks::get))
         .route("/lock/list", get(locks::list))
         .route("/queue/push", post(queues::push))
@@ -167,4 +176,13 @@ fn fresh(body: Vec<u8>) -> Response {
 
 fn reply<T: serde::Serialize>(value: &T) -> Response {
     fresh(serde_json::to_vec(value).expect("our shapes always serialize"))
+}
+
+/// One result for each item, in order.
+fn batch<T>(results: impl Iterator<Item = Result<T, Fault>>) -> wire::Results<T> {
+    let one = |result: Result<T, Fault>| match result {
+        Ok(done) => wire::OneResult::Done(done),
+        Err(fault) => wire::OneResult::Failed(fault.into_wire()),
+    };
+    wire::Results { results: results.map(one).collect() }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lockstep_client::wire;
 use lockstep_core::Millis;
-use lockstep_core::names::{LockName, Token};
+use lockstep_core::names::{LockName, SessionId, Token};
 
 use super::error::Fault;
 use super::limits::{NAME_BYTES_MAX, REQUEST_ID_BYTES_MAX, TOKEN_MAX};
@@ -23,6 +23,26 @@ pub(super) fn name(field: &str, text: &str) -> Result<Arc<str>, Fault> {
         return Err(Fault::bad(format!("{field} must not contain control characters.")));
     }
     Ok(text.into())
+}
+
+/// Words for people, such as a reason.
+pub(super) fn text(field: &str, text: &str, max: usize) -> Result<Arc<str>, Fault> {
+    if text.is_empty() || text.len() > max {
+        return Err(Fault::bad(format!("{field} must have 1 to {max} bytes.")));
+    }
+    Ok(text.into())
+}
+
+/// A session, as its opening showed it.
+pub(super) fn session(text: &str) -> Result<SessionId, Fault> {
+    let number = text.strip_prefix('s').and_then(|number| number.parse().ok());
+    let id = number.map(SessionId).filter(|id| session_id(*id) == text);
+    id.ok_or_else(|| Fault::bad("session must be the id that /session/open answered, such as \"s17\"."))
+}
+
+/// A session as clients see it.
+pub(super) fn session_id(id: SessionId) -> String {
+    format!("s{}", id.0)
 }
 
 /// A client's own id of a request.

@@ -79,6 +79,9 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     let long_id = format!(r#"{{"name":"n","owner":"o","request_id":"{}"}}"#, "x".repeat(129));
     let long_key = format!(r#"{{"payload":1,"key":"{long}"}}"#);
     let batch = format!(r#"{{"messages":[{}]}}"#, vec![r#"{"payload":1}"#; 1001].join(","));
+    let many: Vec<_> = (0..65).map(|nth| format!("n{nth}")).collect();
+    let many_names = format!(r#"{{"owner":"o","names":{}}}"#, serde_json::to_string(&many).unwrap());
+    let big_metadata = format!(r#"{{"name":"n","owner":"o","metadata":"{}"}}"#, "x".repeat(4_096));
     let cases: &[(&str, &str, u16, &str, &str)] = &[
         ("/lock/acquire", "", 400, "bad_request", "EOF"),
         ("/lock/acquire", "{", 400, "bad_request", "EOF"),
@@ -88,6 +91,58 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
         ("/lock/acquire", r#"{"name":"n","owner":7}"#, 400, "bad_request", "owner"),
         ("/lock/acquire", r#"{"name":"n","owner":"o","colour":"red"}"#, 400, "bad_request", "colour"),
         ("/lock/acquire", r#"{"name":"n","owner":"o","session":"s"}"#, 400, "bad_request", "session"),
+        ("/lock/acquire", r#"{"name":"n","owner":"o","session":"s07"}"#, 400, "bad_request", "session"),
+        (
+            "/lock/acquire",
+            r#"{"name":"n","owner":"o","session":"s7","ttl_ms":9}"#,
+            400,
+            "bad_request",
+            "ttl_ms",
+        ),
+        ("/lock/acquire", r#"{"owner":"o"}"#, 400, "bad_request", "name"),
+        ("/lock/acquire", r#"{"owner":"o","names":[]}"#, 400, "bad_request", "name"),
+        ("/lock/acquire", r#"{"owner":"o","name":"n","names":["m"]}"#, 400, "bad_request", "names"),
+        ("/lock/acquire", r#"{"owner":"o","names":["m","n","m"]}"#, 400, "bad_request", "twice"),
+        ("/lock/acquire", r#"{"owner":"o","names":["m",""]}"#, 400, "bad_request", "names"),
+        ("/lock/acquire", &many_names, 400, "bad_request", "64"),
+        ("/lock/acquire", r#"{"name":"n","owner":"o","mode":"permit"}"#, 400, "bad_request", "limit"),
+        (
+            "/lock/acquire",
+            r#"{"name":"n","owner":"o","mode":"permit","limit":0}"#,
+            400,
+            "bad_request",
+            "limit",
+        ),
+        ("/lock/acquire", r#"{"name":"n","owner":"o","limit":2}"#, 400, "bad_request", "limit"),
+        ("/lock/acquire", &big_metadata, 400, "bad_request", "metadata"),
+        (
+            "/lock/acquire",
+            r#"{"name":"n","owner":"o","lock_delay_ms":60001}"#,
+            400,
+            "bad_request",
+            "lock_delay_ms",
+        ),
+        ("/lock/release", r#"{"name":"n","owner":""}"#, 400, "bad_request", "owner"),
+        ("/lock/release", r#"{"owner":"o"}"#, 400, "bad_request", "name"),
+        ("/lock/renew", r#"{"name":"n","owner":"o","token":1,"ttl_ms":0}"#, 400, "bad_request", "ttl_ms"),
+        ("/lock/upgrade", r#"{"name":"n","owner":"o"}"#, 400, "bad_request", "token"),
+        (
+            "/lock/upgrade",
+            r#"{"name":"n","owner":"o","token":1,"wait_ms":60001}"#,
+            400,
+            "bad_request",
+            "wait_ms",
+        ),
+        ("/lock/downgrade", r#"{"name":"","owner":"o","token":1}"#, 400, "bad_request", "name"),
+        ("/lock/break", r#"{"name":"n","by":"ann"}"#, 400, "bad_request", "reason"),
+        ("/lock/break", r#"{"name":"n","by":"ann","reason":""}"#, 400, "bad_request", "reason"),
+        ("/lock/break", r#"{"name":"n","by":"","reason":"r"}"#, 400, "bad_request", "by"),
+        ("/session/open", r#"{"ttl_ms":1000}"#, 400, "bad_request", "owner"),
+        ("/session/open", r#"{"owner":"o","ttl_ms":0}"#, 400, "bad_request", "ttl_ms"),
+        ("/session/open", r#"{"owner":"o","ttl_ms":86400001}"#, 400, "bad_request", "ttl_ms"),
+        ("/session/renew", "{}", 400, "bad_request", "session"),
+        ("/session/renew", r#"{"sessions":[]}"#, 400, "bad_request", "sessions"),
+        ("/session/close", r#"{"session":"17"}"#, 400, "bad_request", "session"),
         ("/lock/acquire", r#"{"name":"n","name":"m","owner":"o"}"#, 400, "bad_request", "name"),
         ("/lock/acquire", r#"{"name":"","owner":"o"}"#, 400, "bad_request", "name"),
         ("/lock/acquire", r#"{"name":"a\nb","owner":"o"}"#, 400, "bad_request", "name"),
@@ -157,6 +212,9 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     assert_refused("GET", "/cache/get", "", 400, "bad_request", "k").await;
     assert_refused("GET", "/cache/get?k=a&mode=fast", "", 400, "bad_request", "fast").await;
     assert_refused("GET", "/lock/list?limit=0", "", 400, "bad_request", "limit").await;
+    assert_refused("GET", "/lock/audit?limit=1001", "", 400, "bad_request", "limit").await;
+    assert_refused("GET", "/lock/watch", "", 400, "bad_request", "name").await;
+    assert_refused("GET", "/lock/watch?name=n&after=soon", "", 400, "bad_request", "").await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockstep_core::command::{Attempt, LockOp, Mode, RequestKey};
+use lockstep_core::command::{Acquire, Attempt, LockOp, RequestKey};
 use lockstep_core::names::{Incarnation, LockName, NodeId, Origin, Owner, ShardId};
 use lockstep_core::shard::Settings;
 use lockstep_core::{Command, Millis, Op, Reply, Shard};
@@ -158,14 +158,11 @@ pub(super) fn command(seq: u64, op: Op) -> Command {
 }
 
 pub(super) fn acquire(seq: u64, name: &str, ttl: u64) -> Command {
-    let op = LockOp::Acquire {
-        name: LockName(name.into()),
-        owner: Owner("owner".into()),
-        mode: Mode::Exclusive,
-        ttl: Millis(ttl),
-        wait: Millis(0),
+    let want = Acquire {
         attempt: Attempt { origin: origin(), number: seq },
+        ..Acquire::exclusive(LockName(name.into()), Owner("owner".into()), Millis(ttl))
     };
+    let op = LockOp::Acquire(Box::new(want));
     command(seq, Op::Lock(op))
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lockstep_core::command::{Attempt, Grant, LockOp, Mode};
-use lockstep_core::names::{LockName, Owner, ShardId, Ticket};
+use lockstep_core::command::{Acquire, Attempt, Claimant, Grant, LockOp, SessionOp};
+use lockstep_core::names::{LockName, ShardId, Ticket};
 use lockstep_core::query::Outcome;
 use lockstep_core::{Millis, Op, Refusal, Reply};
 
@@ -20,20 +20,48 @@ const SHARD: ShardId = ShardId::COORDINATION;
 const GIVE_BACK: Duration = Duration::from_secs(30);
 
 impl Router {
-    /// Grants a lock, waiting up to `wait`. Dropping the future leaves the queue, or gives an
-    /// undelivered grant back.
-    pub async fn acquire(
+    /// Grants locks, waiting as long as `want` says. Dropping the future leaves the queue, or gives
+    /// an undelivered grant back.
+    pub async fn acquire(self: &Arc<Self>, want: Acquire, asked: &Asked) -> Result<Grant, Error> {
+        let (attempt, wait) = (self.attempt(), want.wait);
+        self.grant(LockOp::Acquire(Box::new(Acquire { attempt, ..want })), attempt, wait, asked).await
+    }
+
+    /// Makes a shared hold exclusive, waiting up to `wait` for the others. Dropping the future leaves
+    /// the queue; the shared hold stays.
+    pub async fn upgrade(
         self: &Arc<Self>,
         name: LockName,
-        owner: Owner,
-        mode: Mode,
-        ttl: Millis,
+        by: Claimant,
+        wait: Millis,
+        fail_on_deadlock: bool,
+        asked: &Asked,
+    ) -> Result<Grant, Error> {
+        let attempt = self.attempt();
+        self.grant(LockOp::Upgrade { name, by, wait, fail_on_deadlock, attempt }, attempt, wait, asked).await
+    }
+
+    /// A lock operation that never waits.
+    pub async fn lock(&self, op: LockOp, asked: &Asked) -> Result<Reply, Error> {
+        self.execute(SHARD, Op::Lock(op), asked).await
+    }
+
+    /// An operation on sessions.
+    pub async fn session(&self, op: SessionOp, asked: &Asked) -> Result<Reply, Error> {
+        self.execute(SHARD, Op::Session(op), asked).await
+    }
+
+    fn attempt(&self) -> Attempt {
+        Attempt { origin: self.origin(), number: 1 + self.attempts.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    async fn grant(
+        self: &Arc<Self>,
+        op: LockOp,
+        attempt: Attempt,
         wait: Millis,
         asked: &Asked,
     ) -> Result<Grant, Error> {
-        let attempt =
-            Attempt { origin: self.origin(), number: 1 + self.attempts.fetch_add(1, Ordering::Relaxed) };
-        let op = LockOp::Acquire { name: name.clone(), owner, mode, ttl, wait, attempt };
         if wait == Millis(0) {
             return granted(self.lock(op, asked).await?);
         }
@@ -41,18 +69,12 @@ impl Router {
         // up before the ticket's number is known.
         let (router, asked) = (Arc::clone(self), asked.clone());
         let (answer, caller) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move { router.wait_for(name, op, attempt, wait, asked, answer).await });
+        tokio::spawn(async move { router.wait_for(op, attempt, wait, asked, answer).await });
         caller.await.unwrap_or(Err(Error::OutcomeUnknown))
-    }
-
-    /// A lock operation that never waits: release or renew.
-    pub async fn lock(&self, op: LockOp, asked: &Asked) -> Result<Reply, Error> {
-        self.execute(SHARD, Op::Lock(op), asked).await
     }
 
     async fn wait_for(
         self: Arc<Self>,
-        name: LockName,
         op: LockOp,
         attempt: Attempt,
         wait: Millis,
@@ -75,8 +97,8 @@ impl Router {
         if answer.send(outcome).is_err()
             && let Some(ticket) = place
         {
-            let asked = Asked::plain(GIVE_BACK);
-            if let Err(error) = self.lock(LockOp::Cancel { name, ticket, attempt }, &asked).await {
+            let cancel = LockOp::Cancel { ticket, attempt };
+            if let Err(error) = self.lock(cancel, &Asked::plain(GIVE_BACK)).await {
                 tracing::info!(%error, "could not give back the place of a caller that hung up");
             }
         }

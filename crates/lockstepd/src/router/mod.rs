@@ -7,6 +7,7 @@ mod attempt;
 mod cluster;
 mod guards;
 mod ledger;
+mod lock_watch;
 mod locks;
 mod queues;
 mod serve;
@@ -30,6 +31,7 @@ use crate::replica::{Replica, Told};
 
 pub use cluster::{Leader, MemberView, ShardView};
 pub use guards::Claim;
+pub use lock_watch::{Change, Watch};
 pub use queues::{Message, Onwards, Page, Stats};
 use wire::{Said, What};
 

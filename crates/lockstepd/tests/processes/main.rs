@@ -11,6 +11,7 @@ mod client;
 mod crashes;
 mod load;
 mod lock_run;
+mod locks;
 mod on_redis;
 mod partitions;
 mod pauses;

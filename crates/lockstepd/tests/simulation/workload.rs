@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_core::command::{LockOp, Mode, NewMessage};
+use lockstep_core::command::{Acquire, Claimant, LockOp, NewMessage};
 use lockstep_core::names::{LockName, MessageKey, Owner, QueueName, Receipt};
 use lockstep_core::{Millis, Shard};
 use lockstepd::cache::Write;
@@ -65,12 +65,15 @@ impl Clients {
         let (name, holder) = (LockName(lock.as_str().into()), Owner(owner.as_str().into()));
         let wait = Millis(if rng.random_bool(0.5) { 2_000 } else { 0 });
         let begun = now();
-        let (mode, ttl) = (Mode::Exclusive, Millis(1_500));
-        match self.node.router.acquire(name.clone(), holder.clone(), mode, ttl, wait, &ASKED).await {
+        let want = Acquire { wait, ..Acquire::exclusive(name.clone(), holder.clone(), Millis(1_500)) };
+        match self.node.router.acquire(want, &ASKED).await {
             Ok(grant) => {
                 self.history.add(self.id, begun, What::Granted { lock, owner, token: grant.token.0 });
                 tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
-                let op = LockOp::Release { name, owner: holder, token: Some(grant.token) };
+                let op = LockOp::Release {
+                    names: vec![name],
+                    by: Claimant { owner: holder, session: None, token: Some(grant.token) },
+                };
                 if let Err(error) = self.node.router.lock(op, &ASKED).await {
                     self.failed("release", begun, &error);
                 }

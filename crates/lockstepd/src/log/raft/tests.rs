@@ -327,7 +327,7 @@ async fn other_limits_never_undo_what_was_acknowledged_under_the_old_ones() {
 
 #[tokio::test(start_paused = true)]
 async fn log_time_keeps_up_where_elections_are_short() {
-    let limits = lockstep_core::shard::Settings { max_step: Millis(200), ..settings() };
+    let limits = lockstep_core::shard::Settings { max_step: lockstep_core::Millis(200), ..settings() };
     let cluster = Cluster::with(ShardId(0), Settings::default(), limits).await;
     conformance::leases_end_by_log_time_without_any_request(&cluster).await;
 }
