@@ -45,6 +45,8 @@ pub enum Code {
     StaleReceipt,
     /// The queue is full.
     QueueFull,
+    /// A disk is nearly full.
+    StorageFull,
     /// There is no value.
     Miss,
     /// The condition on the version did not hold.
@@ -71,7 +73,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -92,6 +94,7 @@ impl Code {
         Self::BadReceipt,
         Self::StaleReceipt,
         Self::QueueFull,
+        Self::StorageFull,
         Self::Miss,
         Self::VersionMismatch,
         Self::NoNamespace,
@@ -133,6 +136,7 @@ impl Code {
             Self::BadReceipt => "bad_receipt",
             Self::StaleReceipt => "stale_receipt",
             Self::QueueFull => "queue_full",
+            Self::StorageFull => "storage_full",
             Self::Miss => "miss",
             Self::VersionMismatch => "version_mismatch",
             Self::NoNamespace => "no_namespace",

@@ -44,7 +44,10 @@ impl IntoResponse for Fault {
         let body = serde_json::to_vec(&self.into_wire()).expect("our shapes always serialize");
         let mut response = super::fresh(body);
         *response.status_mut() = status(code);
-        if matches!(code, Code::QueueFull | Code::Overloaded | Code::TooManyWaiters | Code::MemoFull) {
+        if matches!(
+            code,
+            Code::QueueFull | Code::StorageFull | Code::Overloaded | Code::TooManyWaiters | Code::MemoFull
+        ) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -67,7 +70,7 @@ fn status(code: Code) -> StatusCode {
         | Code::NotHolder
         | Code::ModeConflict
         | Code::StaleReceipt => StatusCode::CONFLICT,
-        Code::TooManyWaiters | Code::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        Code::TooManyWaiters | Code::QueueFull | Code::StorageFull => StatusCode::TOO_MANY_REQUESTS,
         Code::HomeUnavailable
         | Code::NoLeader
         | Code::StoreAway
@@ -110,6 +113,10 @@ impl From<Error> for Fault {
             Error::Overloaded => Self::new(
                 Code::Overloaded,
                 "Too many requests wait already, and nothing was done. Ask again after a pause.",
+            ),
+            Error::StorageFull => Self::new(
+                Code::StorageFull,
+                "A disk of the cluster is nearly full, and nothing was pushed. Consume messages, or give its nodes more space.",
             ),
             Error::Draining => {
                 Self::new(Code::Draining, "This node is stopping, and nothing was done. Ask another node.")
