@@ -109,6 +109,16 @@ impl Memos {
         self.named.contains_key(id)
     }
 
+    /// Whether this very request has been answered, whatever it asked.
+    pub fn knows(&self, request: &RequestKey) -> bool {
+        match request {
+            RequestKey::Named { id, .. } => self.remembers(id),
+            RequestKey::Node { origin, seq, .. } => {
+                self.origins.get(origin).is_some_and(|node| node.replies.contains_key(seq))
+            }
+        }
+    }
+
     /// Forgets what is old enough.
     pub fn expire(&mut self, now: Millis) {
         while let Some(id) = self.forget.pop_due(now) {

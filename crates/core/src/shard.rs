@@ -238,6 +238,11 @@ impl Shard {
         &self.queues
     }
 
+    /// Whether this very request has been applied: applying it again changes nothing.
+    pub fn knows(&self, request: &crate::command::RequestKey) -> bool {
+        self.memos.knows(request)
+    }
+
     /// What became of a waiting acquire's ticket.
     pub fn outcome(&self, ticket: Ticket) -> Outcome {
         self.locks.outcome(ticket, self.last.now)
@@ -259,7 +264,13 @@ impl Shard {
 
     /// The whole state as bytes, led by a version; bodies are not included.
     pub fn snapshot(&self) -> Bytes {
-        postcard::to_extend(self, vec![VERSION]).expect("writing to memory cannot fail").into()
+        self.snapshot_into(Vec::new()).into()
+    }
+
+    /// Appends what [`Self::snapshot`] returns to `out`, piece by piece.
+    pub fn snapshot_into<W: Extend<u8>>(&self, mut out: W) -> W {
+        out.extend([VERSION]);
+        postcard::to_extend(self, out).expect("extending cannot fail")
     }
 
     /// The state that [`Self::snapshot`] wrote.

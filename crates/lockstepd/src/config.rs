@@ -84,6 +84,10 @@ pub struct Limits {
     pub queue_messages: u64,
     /// Payload bytes in one queue, over all shards.
     pub queue_bytes: u64,
+    /// How full the disk may be, of a hundred, before pushes are refused.
+    pub storage_percent: u64,
+    /// Memory for the message bodies that were pushed last, for each shard, in bytes.
+    pub body_cache_bytes: usize,
     /// Waiters of one lock.
     pub waiters: u32,
     /// Requests that one shard remembers so that their retries are harmless.
@@ -216,6 +220,8 @@ fn limits(options: &Options) -> Result<Limits, Error> {
         header_time: Duration::from_millis(header),
         queue_messages: options.queue_messages_max.unwrap_or(5_000_000),
         queue_bytes: options.queue_bytes_max.unwrap_or(4 << 30),
+        storage_percent: within("--storage-percent-max", options.storage_percent_max.unwrap_or(80), 1, 99)?,
+        body_cache_bytes: options.body_cache_bytes_max.unwrap_or(mib(16)),
         waiters: options.waiters_max.unwrap_or(10_000),
         memo: options.memo_max.unwrap_or(200_000),
         cache_home_bytes: options.cache_home_bytes_max.unwrap_or(mib(256)),

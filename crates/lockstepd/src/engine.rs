@@ -4,11 +4,12 @@
 //! It only chooses and delegates; what either does is told in `forming.rs` and in `log/`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use lockstep_core::names::{Incarnation, NodeId, ShardId};
+use lockstep_core::shard::Settings;
 
 use crate::clock::Clock;
 use crate::config::{QUEUE_SHARDS, Serve, Store};
@@ -20,9 +21,14 @@ use crate::log::redis::{self, Home, Server, Shards};
 use crate::node::Error;
 use crate::peer::{Peers, Service, Transport};
 use crate::router::Router;
+use crate::space::{self, Space};
 use crate::state::State;
+use crate::store::bodies;
 use crate::store::snapshots::Snapshots;
 use crate::store::wal::{self, MemoryDisk, Wal};
+
+/// On a small disk, files are this part of it, so that some can always be made and some be removed.
+const DISK_PARTS: u64 = 64;
 
 /// Numbers for the processes of one node, each larger than any before.
 #[async_trait]
@@ -40,6 +46,9 @@ pub(crate) enum Engine {
 pub(crate) struct Embedded {
     forming: Arc<Forming>,
     wal: Wal,
+    snapshots: Snapshots,
+    /// How full the disk is, and from when on it is too full, of a hundred.
+    space: (Arc<Space>, PathBuf, u64),
     groups: Groups,
     /// Whether the log on disk already held something.
     formed: bool,
@@ -103,15 +112,25 @@ impl Engine {
         let forming = Forming::new(directory, config.node, ids, config.queue_shards, QUEUE_SHARDS)?;
         let (wal, snapshots) = match disk {
             Some((disk, snapshots)) => (Wal::memory(&disk), snapshots),
-            None => open_store(&config.data, forming.identity().borrow().is_some())?,
+            None => open_store(config, forming.identity().borrow().is_some())?,
         };
         let formed = wal.has_recovered(ShardId::COORDINATION);
         if formed {
             forming.set_formed();
         }
-        let groups =
-            Groups::new(raft_settings(config), config.node, wal.clone(), snapshots, Arc::clone(peers), clock);
-        Ok(Self::Embedded(Embedded { forming, wal, groups, formed, logs: BTreeMap::new() }))
+        let space = Space::new();
+        let groups = Groups::new(
+            raft_settings(config),
+            config.node,
+            wal.clone(),
+            snapshots.clone(),
+            Arc::clone(&space),
+            Arc::clone(peers),
+            clock,
+        );
+        let space = (space, config.data.clone(), config.limits.storage_percent);
+        let logs = BTreeMap::new();
+        Ok(Self::Embedded(Embedded { forming, wal, snapshots, space, groups, formed, logs }))
     }
 
     /// Answers peers about forming and replication, where those are theirs to ask about.
@@ -145,6 +164,17 @@ impl Engine {
         }
     }
 
+    /// An empty state of a shard, which keeps bodies where this store does.
+    pub(crate) fn state(&self, shard: ShardId, wanted: Settings) -> Result<Arc<State>, Error> {
+        match self {
+            Self::Embedded(embedded) => {
+                let bodies = embedded.snapshots.bodies(shard).map_err(Error::Snapshots)?;
+                Ok(State::with_bodies(shard, wanted, bodies))
+            }
+            Self::Redis(_) => Ok(State::new(shard, wanted)),
+        }
+    }
+
     /// Starts this node's replica of a shard, which feeds `state`; `nodes` hold replicas.
     pub(crate) async fn start_shard(
         &mut self,
@@ -174,6 +204,10 @@ impl Engine {
         let Self::Embedded(embedded) = self else { return Ok(()) };
         if embedded.forming.is_lowest() && !embedded.formed {
             embedded.forming.agree(peers, identity).await?;
+        }
+        if !embedded.wal.is_memory() {
+            let (space, data, percent_max) = embedded.space.clone();
+            tasks.spawn(space.watch(data, percent_max));
         }
         tasks.spawn(know_formed(Arc::clone(router), Arc::clone(&embedded.forming)));
         let logs = std::mem::take(&mut embedded.logs);
@@ -226,14 +260,28 @@ impl Incarnations for Home {
 }
 
 /// A member that finds no log has lost what it promised: it must not begin another.
-fn open_store(data: &Path, member: bool) -> Result<(Wal, Snapshots), Error> {
-    let directory = data.join("wal");
+fn open_store(config: &Serve, member: bool) -> Result<(Wal, Snapshots), Error> {
+    let directory = config.data.join("wal");
     if member {
         Wal::must_exist(&directory)?;
     }
-    let wal = Wal::open(&directory, wal::Settings::default())?;
-    let snapshots = Snapshots::open(&data.join("snapshots")).map_err(Error::Snapshots)?;
+    let part = part_of_disk(&config.data);
+    let wal = wal::Settings::default();
+    let wal =
+        wal::Settings { segment_bytes: wal.segment_bytes.min(part), bytes_max: wal.bytes_max.min(8 * part) };
+    let wal = Wal::open(&directory, wal)?;
+    let bodies = bodies::Settings {
+        segment_bytes: bodies::Settings::default().segment_bytes.min(part),
+        cache_bytes: config.limits.body_cache_bytes,
+    };
+    let snapshots = Snapshots::open(&config.data, bodies).map_err(Error::Snapshots)?;
     Ok((wal, snapshots))
+}
+
+/// The largest file that the disk below `data` should hold.
+fn part_of_disk(data: &Path) -> u64 {
+    let total = space::usage(data).map_or(u64::MAX, |usage| usage.total);
+    (total / DISK_PARTS).max(1 << 20)
 }
 
 /// Begins every group that holds nothing yet: one member of each does, and doing it twice is harmless.
@@ -278,7 +326,7 @@ fn raft_settings(config: &Serve) -> raft::Settings {
         heartbeat: config.timing.heartbeat,
         election_min: config.timing.election_min,
         election_max: config.timing.election_max,
-        snapshot_bytes: config.limits.snapshot_bytes,
+        snapshot_bytes: config.limits.snapshot_bytes.min(4 * part_of_disk(&config.data)),
         ..raft::Settings::default()
     }
 }

@@ -3,6 +3,7 @@
 //! It is a library only so that tests can run a whole cluster inside one process. It makes no
 //! promise of stability: users talk HTTP, or use `lockstep-client`.
 
+mod blocking;
 pub mod cache;
 pub mod clock;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod node;
 pub mod peer;
 pub mod replica;
 pub mod router;
+pub mod space;
 pub mod state;
 pub mod store;
 pub mod waiters;

@@ -25,7 +25,6 @@ use crate::metrics::Metrics;
 use crate::peer::{self, Net, Peers, Service, TcpNet, Transport};
 use crate::replica::Replica;
 use crate::router::{Placement, Router};
-use crate::state::State;
 use crate::store::snapshots::Snapshots;
 use crate::store::wal::{self, MemoryDisk, Wal};
 
@@ -159,7 +158,7 @@ impl Node {
         let replicas = placement.replicas.clone();
         let router = Router::new(origin, placement, Arc::clone(&peers), clock.clone());
         for (shard, nodes) in replicas.iter().filter(|(_, nodes)| nodes.contains(&config.node)) {
-            let state = State::new(*shard, shard_settings(config, identity.queue_shards));
+            let state = engine.state(*shard, shard_settings(config, identity.queue_shards))?;
             let log = engine.start_shard(*shard, nodes, Arc::clone(&state)).await?;
             router.add(Arc::new(Replica::new(state, log)));
         }

@@ -3,18 +3,20 @@
 //! It serves only while its log leads; whoever asks elsewhere is told who to ask. It knows nothing
 //! of peers or HTTP.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_core::command::RequestKey;
 use lockstep_core::dedup::delivered;
-use lockstep_core::names::{NodeId, QueueName, ShardId, Ticket};
+use lockstep_core::names::{MessageId, NodeId, QueueName, ShardId, Ticket};
 use lockstep_core::query::{Answer, Outcome, Query};
 use lockstep_core::{Command, Millis, Reply};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::blocking;
 use crate::log::{BarrierError, Log, ProposeError, Status};
 use crate::state::State;
 
@@ -54,6 +56,9 @@ pub enum Failure {
     /// Certainly not done: where the log is kept is away.
     #[error("the store is away")]
     Away,
+    /// Certainly not done: a member's disk has no room for it.
+    #[error("storage is full")]
+    StorageFull,
     /// Certainly not done: no majority, or stopping.
     #[error("unavailable")]
     Unavailable,
@@ -105,9 +110,29 @@ impl Replica {
     pub async fn execute(&self, command: Command) -> Result<Told, Failure> {
         let applied = self.log.propose(command).await?;
         // The memo of this very request keeps its messages' bodies until its node has settled it.
-        let bodies =
-            delivered(&applied.reply).iter().map(|m| self.state.body(m.id).unwrap_or_default()).collect();
+        let mut bodies = Vec::new();
+        for message in delivered(&applied.reply) {
+            bodies.push(self.body(message.id).await?);
+        }
         Ok(Told { reply: applied.reply, bodies, now: self.state.read(|shard| shard.now()) })
+    }
+
+    /// A message's payload; another member's copy of it where this node's is damaged.
+    async fn body(&self, id: MessageId) -> Result<Bytes, Failure> {
+        let state = Arc::clone(&self.state);
+        let on_disk = state.is_on_disk(id);
+        let found = blocking::run(!on_disk, move || state.body(id).map_err(io::Error::other)).await;
+        match found {
+            Ok(Some(body)) => return Ok(body),
+            Ok(None) => tracing::error!(shard = self.shard().0, id = id.0, "the body of a message is gone"),
+            Err(error) => tracing::error!(shard = self.shard().0, %error, "asking another member for it"),
+        }
+        // It was delivered, so asking again under the same request key finds the same message.
+        let body = self.log.fetch_body(id).await.ok_or(Failure::Unknown)?;
+        if let Err(error) = self.state.mend(id, &body) {
+            tracing::error!(shard = self.shard().0, id = id.0, %error, "cannot mend the body of a message");
+        }
+        Ok(body)
     }
 
     /// Like [`Self::execute`] for a pop or receive, but proposes nothing where nothing could be
@@ -253,6 +278,7 @@ impl From<ProposeError> for Failure {
             ProposeError::Unknown => Self::Unknown,
             ProposeError::Full => Self::Full,
             ProposeError::Away => Self::Away,
+            ProposeError::StorageFull => Self::StorageFull,
             ProposeError::Stopped => Self::Unavailable,
         }
     }

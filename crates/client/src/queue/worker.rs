@@ -137,7 +137,9 @@ impl Worker {
                         ));
                     }
                 }
-                Some(Err(error @ Error::Refused { status: 400..500, .. })) if !error.is(Code::QueueFull) => {
+                Some(Err(error @ Error::Refused { status: 400..500, .. }))
+                    if !error.is(Code::QueueFull) && !error.is(Code::StorageFull) =>
+                {
                     break Err(error);
                 }
                 Some(Err(_)) => tokio::select! {

@@ -61,6 +61,8 @@ pub enum Code {
     DedupConflict,
     /// There are too many queues.
     TooManyQueues,
+    /// A disk is nearly full.
+    StorageFull,
     /// There is no value.
     Miss,
     /// The condition on the version did not hold.
@@ -87,7 +89,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -116,6 +118,7 @@ impl Code {
         Self::QueueFull,
         Self::DedupConflict,
         Self::TooManyQueues,
+        Self::StorageFull,
         Self::Miss,
         Self::VersionMismatch,
         Self::NoNamespace,
@@ -165,6 +168,7 @@ impl Code {
             Self::QueueFull => "queue_full",
             Self::DedupConflict => "dedup_conflict",
             Self::TooManyQueues => "too_many_queues",
+            Self::StorageFull => "storage_full",
             Self::Miss => "miss",
             Self::VersionMismatch => "version_mismatch",
             Self::NoNamespace => "no_namespace",

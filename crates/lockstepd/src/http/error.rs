@@ -48,6 +48,7 @@ impl IntoResponse for Fault {
         if matches!(
             code,
             Code::QueueFull
+                | Code::StorageFull
                 | Code::TooManyQueues
                 | Code::Overloaded
                 | Code::TooManyWaiters
@@ -81,7 +82,7 @@ fn status(code: Code) -> StatusCode {
         | Code::UpgradeConflict
         | Code::StaleReceipt => StatusCode::CONFLICT,
         Code::SessionExpired => StatusCode::GONE,
-        Code::TooManyWaiters | Code::TooManySessions | Code::QueueFull | Code::TooManyQueues => {
+        Code::TooManyWaiters | Code::TooManySessions | Code::QueueFull | Code::StorageFull | Code::TooManyQueues => {
             StatusCode::TOO_MANY_REQUESTS
         }
         Code::HomeUnavailable
@@ -126,6 +127,10 @@ impl From<Error> for Fault {
             Error::Overloaded => Self::new(
                 Code::Overloaded,
                 "Too many requests wait already, and nothing was done. Ask again after a pause.",
+            ),
+            Error::StorageFull => Self::new(
+                Code::StorageFull,
+                "A disk of the cluster is nearly full, and nothing was pushed. Consume messages, or give its nodes more space.",
             ),
             Error::Draining => {
                 Self::new(Code::Draining, "This node is stopping, and nothing was done. Ask another node.")

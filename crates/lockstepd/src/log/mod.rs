@@ -15,7 +15,8 @@ mod time;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lockstep_core::names::NodeId;
+use bytes::Bytes;
+use lockstep_core::names::{MessageId, NodeId};
 use lockstep_core::{Command, Epoch, Index, Reply};
 use tokio::sync::watch;
 
@@ -32,6 +33,11 @@ pub trait Log: Send + Sync {
 
     /// Leader, epoch and applied index, as they change.
     fn status(&self) -> watch::Receiver<Status>;
+
+    /// Another member's copy of a message's body, for when this one's is damaged. Best effort.
+    async fn fetch_body(&self, _id: MessageId) -> Option<Bytes> {
+        None
+    }
 
     /// Asks a preferred member to take over, if this node leads. Best effort.
     async fn hand_over(&self, to: NodeId);
@@ -67,6 +73,9 @@ pub enum ProposeError {
     /// Certainly not proposed: where the log is kept cannot be reached, or takes no writes.
     #[error("the store is away")]
     Away,
+    /// Certainly not proposed: a member's disk has no room for what it brings.
+    #[error("storage is full")]
+    StorageFull,
     /// Certainly not proposed: the driver has shut down or failed for good.
     #[error("log is stopped")]
     Stopped,

@@ -128,6 +128,7 @@ impl Router {
                         });
                     }
                 }
+                Said::Failed(Failure::StorageFull) if !maybe_done => return Err(Error::StorageFull),
                 Said::Failed(_) => self.guess(shard, None),
                 said => {
                     self.guess(shard, Some(target));

@@ -102,6 +102,9 @@ pub enum Error {
     /// Too much waits already; certainly nothing was done.
     #[error("overloaded")]
     Overloaded,
+    /// A member's disk has no room for it; certainly nothing was done.
+    #[error("storage is full")]
+    StorageFull,
     /// This node is stopping.
     #[error("draining")]
     Draining,

@@ -7,6 +7,7 @@
 mod kit;
 
 mod bad_input;
+mod bodies;
 mod client;
 mod crashes;
 mod load;

@@ -170,7 +170,7 @@ impl Clients {
     async fn sample(self: Arc<Self>) {
         while now() < self.until {
             for replica in self.node.router.replicas() {
-                let (index, bytes) = replica.state().snapshot();
+                let (index, bytes) = replica.state().snapshot().expect("no body is damaged");
                 debug_assert!(index <= replica.state().read(Shard::applied));
                 let mut hasher = DefaultHasher::new();
                 bytes.hash(&mut hasher);

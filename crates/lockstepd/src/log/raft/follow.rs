@@ -5,7 +5,6 @@
 //! none: callers should look elsewhere.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use lockstep_core::Epoch;
 use lockstep_core::names::{NodeId, ShardId};
@@ -13,10 +12,13 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{ServerState, async_runtime::Instant};
 use tokio::sync::watch;
 
+use super::due::Due;
 use super::machine::Applied;
 use super::network::Heard;
+use super::storage::Storage;
 use super::types::{Config, Raft};
 use super::{Settings, Status};
+use crate::space::Space;
 use crate::state::State;
 use crate::store::wal::Wal;
 
@@ -28,7 +30,9 @@ pub(super) struct Follow {
     pub(super) applied: watch::Receiver<Applied>,
     pub(super) status: watch::Sender<Status>,
     pub(super) wal: Wal,
-    pub(super) since_snapshot: Arc<AtomicU64>,
+    pub(super) storage: Storage,
+    pub(super) due: Arc<Due>,
+    pub(super) space: Arc<Space>,
     pub(super) heard: Heard,
     pub(super) settings: Settings,
 }
@@ -47,7 +51,14 @@ impl Follow {
                     return self.fail("the log has stopped".into());
                 },
                 _ = self.applied.changed() => {}
-                _ = look.tick() => self.snapshot_if_due().await,
+                _ = look.tick() => {
+                    self.snapshot_if_due().await;
+                    let (snapshot, purged) = {
+                        let metrics = metrics.borrow_watched();
+                        (metrics.snapshot.map(|id| id.index), metrics.purged.map(|id| id.index))
+                    };
+                    self.purge(snapshot, purged).await;
+                }
             }
         }
     }
@@ -86,9 +97,26 @@ impl Follow {
         self.tell(Status { failed: Some(why), ..Status::default() });
     }
 
+    /// Drops log that is in the snapshot, but for what followers that lag a little may ask for. One
+    /// that lags further is sent the snapshot.
+    async fn purge(&self, snapshot: Option<u64>, purged: Option<u64>) {
+        if self.due.holds_log(self.space.is_full()) {
+            return;
+        }
+        let pinned = self.wal.pinned_by() == Some(self.shard);
+        let kept_from = if pinned { u64::MAX } else { self.storage.oldest_in_memory().unwrap_or(0) };
+        let upto = snapshot.unwrap_or(0).min(kept_from.saturating_sub(1));
+        if upto > purged.unwrap_or(0)
+            && let Err(error) = self.raft.trigger().purge_log(upto).await
+        {
+            tracing::debug!(shard = self.shard.0, %error, "cannot purge the log");
+        }
+    }
+
     async fn snapshot_if_due(&self) {
-        let grown = self.since_snapshot.load(Ordering::Relaxed) >= self.settings.snapshot_bytes;
-        if (grown || self.wal.pinned_by() == Some(self.shard))
+        let pinned = self.wal.pinned_by() == Some(self.shard);
+        let full = self.space.is_full();
+        if self.due.is(self.settings.snapshot_bytes, self.state.garbage(), pinned, full)
             && let Err(error) = self.raft.trigger().snapshot().await
         {
             tracing::warn!(shard = self.shard.0, %error, "cannot take a snapshot");

@@ -5,6 +5,7 @@
 //! itself is openraft's.
 
 mod barrier;
+mod due;
 mod follow;
 mod machine;
 mod network;
@@ -16,12 +17,13 @@ mod tests;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockstep_core::names::{NodeId, ShardId};
+use bytes::Bytes;
+use lockstep_core::command::{Op, QueueOp};
+use lockstep_core::names::{MessageId, NodeId, ShardId};
 use lockstep_core::{Command, Index};
 use openraft::impls::EmptyNode;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
@@ -31,11 +33,15 @@ use tokio::task::AbortHandle;
 use super::{Applied, BarrierError, Log, ProposeError, Status};
 use crate::clock::Clock;
 use crate::peer::{Handler, Peers};
+use crate::space::{Space, Voters};
 use crate::state::State;
 use crate::store::snapshots::Snapshots;
 use crate::store::wal::Wal;
 
 pub use runtime::seed_this_thread;
+
+/// Log of a shard that stays in memory, at most.
+const RECENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// How a group behaves.
 #[derive(Clone, Debug)]
@@ -94,6 +100,7 @@ pub struct Groups {
     node: NodeId,
     wal: Wal,
     snapshots: Snapshots,
+    space: Arc<Space>,
     peers: Arc<dyn Peers>,
     clock: Clock,
     receiver: Arc<network::Receiver>,
@@ -107,11 +114,12 @@ impl Groups {
         node: NodeId,
         wal: Wal,
         snapshots: Snapshots,
+        space: Arc<Space>,
         peers: Arc<dyn Peers>,
         clock: Clock,
     ) -> Self {
-        let receiver = Arc::default();
-        Self { settings, node, wal, snapshots, peers, clock, receiver, running: Mutex::default() }
+        let receiver = Arc::new(network::Receiver::new(snapshots.clone(), Arc::clone(&space)));
+        Self { settings, node, wal, snapshots, space, peers, clock, receiver, running: Mutex::default() }
     }
 
     /// Takes raft's messages from the peers.
@@ -121,25 +129,33 @@ impl Groups {
 
     /// Starts this node's replica of a shard, which feeds `state`.
     pub async fn start(&self, shard: ShardId, state: Arc<State>) -> Result<Arc<RaftLog>, Error> {
-        let storage = storage::Storage::open(shard, self.wal.clone())
+        let storage = storage::Storage::open(shard, self.wal.clone(), self.recent_bytes())
             .map_err(|source| Error::Storage { shard, source })?;
         let formed = storage.is_formed();
         let (applied, applied_seen) = watch::channel(machine::Applied::default());
-        let since_snapshot = Arc::new(AtomicU64::new(0));
-        let machine = machine::Machine::new(
+        let due = Arc::new(due::Due::default());
+        let machine = machine::Machine::open(
             Arc::clone(&state),
             self.snapshots.clone(),
             applied,
-            Arc::clone(&since_snapshot),
+            Arc::clone(&due),
             storage.purged(),
-        );
-        let factory = network::Factory { shard, peers: Arc::clone(&self.peers) };
+        )
+        .await
+        .map_err(|source| Error::Storage { shard, source })?;
+        let disks = Voters::new(Arc::clone(&self.space), self.clock.clone());
+        let factory = network::Factory {
+            shard,
+            peers: Arc::clone(&self.peers),
+            due: Arc::clone(&due),
+            disks: Arc::clone(&disks),
+        };
         let config = Arc::new(self.config(shard)?);
-        let raft = types::Raft::new(self.node.0, config, factory, storage, machine)
+        let raft = types::Raft::new(self.node.0, config, factory, storage.clone(), machine)
             .await
             .map_err(|error| Error::Raft { shard, why: error.to_string() })?;
         let heard = network::Heard::new(self.clock.clone());
-        self.receiver.add(shard, raft.clone(), heard.clone());
+        self.receiver.add(shard, raft.clone(), Arc::clone(&state), heard.clone());
         let (status, _) = watch::channel(Status::default());
         let follow = follow::Follow {
             node: self.node,
@@ -149,14 +165,16 @@ impl Groups {
             applied: applied_seen.clone(),
             status: status.clone(),
             wal: self.wal.clone(),
-            since_snapshot,
+            storage,
+            due,
+            space: Arc::clone(&self.space),
             heard,
             settings: self.settings.clone(),
         };
         let (commands, waiting) = tokio::sync::mpsc::channel(self.settings.waiting_max);
         let proposer = proposer::Proposer::new(
             raft.clone(),
-            state,
+            Arc::clone(&state),
             self.clock.clone(),
             status.subscribe(),
             waiting,
@@ -169,7 +187,19 @@ impl Groups {
             tokio::spawn(proposer.run()).abort_handle(),
             tokio::spawn(barrier).abort_handle(),
         ];
-        let log = Arc::new(RaftLog { shard, formed, raft, commands, readers, status, tasks });
+        let log = Arc::new(RaftLog {
+            node: self.node,
+            shard,
+            formed,
+            raft,
+            state,
+            disks,
+            peers: Arc::clone(&self.peers),
+            commands,
+            readers,
+            status,
+            tasks,
+        });
         self.running.lock().expect("nothing panics while it holds this").insert(shard, Arc::clone(&log));
         Ok(log)
     }
@@ -180,6 +210,11 @@ impl Groups {
         for log in running.values() {
             log.shutdown().await;
         }
+    }
+
+    /// Log that is kept in memory, and behind a snapshot.
+    fn recent_bytes(&self) -> usize {
+        usize::try_from(self.settings.snapshot_bytes / 4).unwrap_or(usize::MAX).min(RECENT_BYTES)
     }
 
     fn config(&self, shard: ShardId) -> Result<RaftConfig, Error> {
@@ -194,8 +229,8 @@ impl Groups {
             max_payload_entries: 64,
             replication_lag_threshold: u64::MAX / 2,
             snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: 256,
-            purge_batch_size: 64,
+            // Bytes again decide what is kept behind a snapshot, see `follow.rs`.
+            max_in_snapshot_log_to_keep: u64::MAX / 2,
             // One pack is in flight at a time: the defaults would reserve megabytes for each group.
             api_channel_size: Some(1_024),
             notification_channel_size: Some(1_024),
@@ -210,9 +245,13 @@ impl Groups {
 
 /// One shard's log at this node.
 pub struct RaftLog {
+    node: NodeId,
     shard: ShardId,
     formed: bool,
     raft: types::Raft,
+    state: Arc<State>,
+    disks: Arc<Voters>,
+    peers: Arc<dyn Peers>,
     commands: tokio::sync::mpsc::Sender<super::pack::Waiting>,
     readers: tokio::sync::mpsc::UnboundedSender<barrier::Waiting>,
     status: watch::Sender<Status>,
@@ -237,10 +276,22 @@ impl RaftLog {
     }
 }
 
+/// Whether applying it stores something large.
+fn brings_bodies(op: &Op) -> bool {
+    matches!(op, Op::Queue(QueueOp::Push { .. }))
+}
+
 #[async_trait]
 impl Log for RaftLog {
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
         use tokio::sync::mpsc::error::TrySendError;
+        // What was done once is only answered again.
+        if brings_bodies(&command.op)
+            && self.disks.any_full()
+            && !self.state.read(|shard| shard.knows(&command.request))
+        {
+            return Err(ProposeError::StorageFull);
+        }
         let (answer, applied) = tokio::sync::oneshot::channel();
         self.commands.try_send((command, answer)).map_err(|error| match error {
             TrySendError::Full(_) => ProposeError::Full,
@@ -257,6 +308,18 @@ impl Log for RaftLog {
 
     fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    async fn fetch_body(&self, id: MessageId) -> Option<Bytes> {
+        use openraft::async_runtime::WatchReceiver;
+        let voters: Vec<u64> = self.raft.metrics().borrow_watched().membership_config.voter_ids().collect();
+        for voter in voters.into_iter().map(NodeId).filter(|voter| *voter != self.node) {
+            let fetched = network::fetch_body(&self.peers, self.shard, voter, id).await;
+            if fetched.is_some() {
+                return fetched;
+            }
+        }
+        None
     }
 
     async fn hand_over(&self, to: NodeId) {

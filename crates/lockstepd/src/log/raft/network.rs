@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, RwLock};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use lockstep_core::names::{NodeId, ShardId};
+use lockstep_core::names::{MessageId, NodeId, ShardId};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::entry::RaftEntry;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -21,21 +22,27 @@ use openraft::{OptionalSend, impls::EmptyNode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::due::Due;
+use super::machine::Data;
 use super::types::{
     Append, AppendAnswer, Config, Raft, Snapshot, SnapshotMeta, Transfer, TransferAnswer, Vote, VoteAnswer,
     VoteAsk, encode,
 };
+use crate::blocking;
 use crate::clock::Clock;
 use crate::peer::{self, Handler, Lane, Peers, Service};
+use crate::space::{Space, Voters};
+use crate::state::State;
+use crate::store::snapshots::{Arriving, Saved, Snapshots};
 
 /// Appends on their way to one follower.
 const PIPELINE: usize = 16;
 const APPEND_TIME: Duration = Duration::from_secs(5);
 const VOTE_TIME: Duration = Duration::from_secs(2);
 const CHUNK_TIME: Duration = Duration::from_secs(30);
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
-/// The largest snapshot that is accepted from a peer.
-const SNAPSHOT_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+/// Small enough that sending one holds nothing else up.
+const CHUNK_BYTES: usize = 1024 * 1024;
+const BODY_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Serialize, Deserialize)]
 enum Ask {
@@ -44,6 +51,7 @@ enum Ask {
     PreVote(VoteAsk),
     Transfer(Transfer),
     Snapshot(Part),
+    Body(MessageId),
 }
 
 /// A part of a snapshot; the last one installs it.
@@ -51,9 +59,17 @@ enum Ask {
 struct Part {
     vote: Vote,
     meta: SnapshotMeta,
-    offset: u64,
-    bytes: Bytes,
+    /// Counted from 0; a missing one breaks the transfer off.
+    number: u64,
+    piece: Piece,
     last: bool,
+}
+
+/// Bodies come first, so that what becomes of them is known when the shard's own bytes are.
+#[derive(Serialize, Deserialize)]
+enum Piece {
+    Bodies { file: usize, bytes: Bytes },
+    Core(Bytes),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,6 +82,8 @@ struct Envelope {
 pub(super) struct Factory {
     pub(super) shard: ShardId,
     pub(super) peers: Arc<dyn Peers>,
+    pub(super) due: Arc<Due>,
+    pub(super) disks: Arc<Voters>,
 }
 
 /// One shard's way to one other replica.
@@ -73,6 +91,8 @@ pub(super) struct Network {
     shard: ShardId,
     target: NodeId,
     peers: Arc<dyn Peers>,
+    due: Arc<Due>,
+    disks: Arc<Voters>,
     lane: Lane,
 }
 
@@ -80,41 +100,81 @@ impl RaftNetworkFactory<Config> for Factory {
     type Network = Network;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Network {
-        let peers = Arc::clone(&self.peers);
-        Network { shard: self.shard, target: NodeId(target), peers, lane: Lane::Append }
+        self.network(target, Lane::Append)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, _node: &EmptyNode) -> Network {
-        let peers = Arc::clone(&self.peers);
-        Network { shard: self.shard, target: NodeId(target), peers, lane: Lane::Control }
+        self.network(target, Lane::Control)
+    }
+}
+
+impl Factory {
+    fn network(&self, target: u64, lane: Lane) -> Network {
+        let (peers, due, disks) = (Arc::clone(&self.peers), Arc::clone(&self.due), Arc::clone(&self.disks));
+        Network { shard: self.shard, target: NodeId(target), peers, due, disks, lane }
     }
 }
 
 impl Network {
+    /// Appends entries there, and hears whether its disk is full.
+    fn append(
+        &self,
+        rpc: Append,
+    ) -> impl Future<Output = Result<AppendAnswer, RPCError<Config>>> + Send + use<> {
+        let call = self.ask(self.lane, Ask::Append(rpc), APPEND_TIME);
+        let (disks, target) = (Arc::clone(&self.disks), self.target);
+        async move {
+            let (full, answer): (bool, AppendAnswer) = call.await.map_err(failed)?;
+            disks.heard(target, full);
+            Ok(answer)
+        }
+    }
+
     fn ask<T: DeserializeOwned>(
         &self,
         lane: Lane,
         ask: Ask,
         time: Duration,
     ) -> impl Future<Output = Result<T, peer::Error>> + Send + use<T> {
-        let payload = encode(&Envelope { shard: self.shard, ask });
-        let (peers, target) = (Arc::clone(&self.peers), self.target);
-        async move {
-            let answer = peers.call(target, lane, Service::Raft, payload, time).await?;
-            postcard::from_bytes(&answer).map_err(|_| peer::Error::Malformed)
-        }
+        send(&self.peers, self.target, self.shard, lane, ask, time)
     }
 }
 
+fn send<T: DeserializeOwned>(
+    peers: &Arc<dyn Peers>,
+    target: NodeId,
+    shard: ShardId,
+    lane: Lane,
+    ask: Ask,
+    time: Duration,
+) -> impl Future<Output = Result<T, peer::Error>> + Send + use<T> {
+    let payload = encode(&Envelope { shard, ask });
+    let peers = Arc::clone(peers);
+    async move {
+        let answer = peers.call(target, lane, Service::Raft, payload, time).await?;
+        postcard::from_bytes(&answer).map_err(|_| peer::Error::Malformed)
+    }
+}
+
+/// Another replica's copy of a body.
+pub(super) async fn fetch_body(
+    peers: &Arc<dyn Peers>,
+    shard: ShardId,
+    from: NodeId,
+    id: MessageId,
+) -> Option<Bytes> {
+    send::<Option<Bytes>>(peers, from, shard, Lane::Request, Ask::Body(id), BODY_TIME).await.ok().flatten()
+}
+
 impl RaftNetworkV2<Config> for Network {
-    type SnapshotData = Bytes;
+    type SnapshotData = Data;
 
     async fn append_entries(
         &mut self,
         rpc: Append,
         _option: RPCOption,
     ) -> Result<AppendAnswer, RPCError<Config>> {
-        self.ask(self.lane, Ask::Append(rpc), APPEND_TIME).await.map_err(failed)
+        self.append(rpc).await
     }
 
     fn stream_append<'s, S>(
@@ -131,9 +191,9 @@ impl RaftNetworkV2<Config> for Network {
         let calls = input.map(move |rpc| {
             let prev = rpc.prev_log_id;
             let last = rpc.entries.last().map(RaftEntry::log_id).or(prev);
-            let call = self.ask(self.lane, Ask::Append(rpc), APPEND_TIME);
+            let call = self.append(rpc);
             async move {
-                let answer: AppendAnswer = call.await.map_err(failed)?;
+                let answer = call.await?;
                 let whole = !matches!(&answer, AppendAnswer::PartialSuccess(upto) if *upto != last);
                 Ok((answer.into_stream_result(prev, last), whole))
             }
@@ -162,30 +222,11 @@ impl RaftNetworkV2<Config> for Network {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
-        let send = async {
-            let bytes = snapshot.snapshot;
-            let mut offset = 0;
-            loop {
-                let end = (offset + CHUNK_BYTES).min(bytes.len());
-                let last = end == bytes.len();
-                let meta = snapshot.meta.clone();
-                let part = Part { vote, meta, offset: offset as u64, bytes: bytes.slice(offset..end), last };
-                let ask = Ask::Snapshot(part);
-                let theirs: Vote =
-                    self.ask(Lane::Snapshot, ask, CHUNK_TIME).await.map_err(|error| match error {
-                        peer::Error::NoAnswer => StreamingError::Network(NetworkError::new(&error)),
-                        _ => StreamingError::Unreachable(Unreachable::new(&error)),
-                    })?;
-                if last || theirs > vote {
-                    return Ok(SnapshotResponse::new(theirs));
-                }
-                offset = end;
-            }
-        };
+        let _sending = self.due.sending();
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = send => sent,
+            sent = self.send_snapshot(vote, snapshot) => sent,
         }
     }
 
@@ -195,6 +236,68 @@ impl RaftNetworkV2<Config> for Network {
         _option: RPCOption,
     ) -> Result<TransferAnswer, RPCError<Config>> {
         self.ask(Lane::Control, Ask::Transfer(req), VOTE_TIME).await.map_err(failed)
+    }
+}
+
+impl Network {
+    /// Sends a snapshot piece by piece, each read when its turn has come.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<Config>, StreamingError<Config>> {
+        let Data::Saved(saved) = snapshot.snapshot else {
+            return Err(unsendable(&io::Error::other("it is not this node's own")));
+        };
+        let mut reader = Reader { saved, file: 0, offset: 0 };
+        for number in 0.. {
+            let memory = reader.saved.bodies.is_memory();
+            let read = blocking::run(memory, move || Ok((reader.next()?, reader))).await;
+            let ((piece, last), rest) = read.map_err(|error| {
+                tracing::error!(shard = self.shard.0, %error, "cannot read the snapshot to send it");
+                unsendable(&error)
+            })?;
+            reader = rest;
+            let part = Part { vote, meta: snapshot.meta.clone(), number, piece, last };
+            let theirs: Vote = self.ask(Lane::Snapshot, Ask::Snapshot(part), CHUNK_TIME).await.map_err(
+                |error| match error {
+                    peer::Error::NoAnswer => StreamingError::Network(NetworkError::new(&error)),
+                    _ => StreamingError::Unreachable(Unreachable::new(&error)),
+                },
+            )?;
+            if last || theirs > vote {
+                return Ok(SnapshotResponse::new(theirs));
+            }
+        }
+        Err(unsendable(&io::Error::other("it has no end")))
+    }
+}
+
+fn unsendable(error: &io::Error) -> StreamingError<Config> {
+    StreamingError::Unreachable(Unreachable::new(error))
+}
+
+/// How far a snapshot has been read.
+struct Reader {
+    saved: Arc<Saved>,
+    file: usize,
+    offset: u64,
+}
+
+impl Reader {
+    /// The next piece, and whether it is the last.
+    fn next(&mut self) -> io::Result<(Piece, bool)> {
+        while self.file < self.saved.bodies.files() {
+            let bytes = self.saved.bodies.read(self.file, self.offset, CHUNK_BYTES)?;
+            if !bytes.is_empty() {
+                self.offset += bytes.len() as u64;
+                return Ok((Piece::Bodies { file: self.file, bytes }, false));
+            }
+            (self.file, self.offset) = (self.file + 1, 0);
+        }
+        let bytes = self.saved.read_core(self.offset, CHUNK_BYTES)?;
+        self.offset += bytes.len() as u64;
+        Ok((Piece::Core(bytes), self.offset >= self.saved.core_bytes()))
     }
 }
 
@@ -229,52 +332,85 @@ impl Heard {
 }
 
 /// Takes raft's messages for every shard of this node.
-#[derive(Default)]
 pub(super) struct Receiver {
-    rafts: RwLock<BTreeMap<ShardId, (Raft, Heard)>>,
-    /// Snapshots that are arriving: whose, and what of them is here.
-    arriving: Mutex<BTreeMap<(ShardId, NodeId), BytesMut>>,
+    snapshots: Snapshots,
+    space: Arc<Space>,
+    seats: RwLock<BTreeMap<ShardId, Seat>>,
+    /// Snapshots that are arriving: whose, which part comes next, and what of them is here.
+    arriving: Mutex<BTreeMap<(ShardId, NodeId), (u64, Arriving)>>,
+}
+
+/// One shard's replica at this node.
+#[derive(Clone)]
+struct Seat {
+    raft: Raft,
+    state: Arc<State>,
+    heard: Heard,
 }
 
 impl Receiver {
-    pub(super) fn add(&self, shard: ShardId, raft: Raft, heard: Heard) {
-        self.rafts.write().expect("nothing panics while it holds this").insert(shard, (raft, heard));
+    pub(super) fn new(snapshots: Snapshots, space: Arc<Space>) -> Self {
+        Self { snapshots, space, seats: RwLock::default(), arriving: Mutex::default() }
+    }
+
+    pub(super) fn add(&self, shard: ShardId, raft: Raft, state: Arc<State>, heard: Heard) {
+        let seat = Seat { raft, state, heard };
+        self.seats.write().expect("nothing panics while it holds this").insert(shard, seat);
     }
 
     async fn take_part(&self, raft: &Raft, from: (ShardId, NodeId), part: Part) -> Result<Vote, peer::Error> {
-        let Part { vote, meta, offset, bytes, last } = part;
-        let whole = {
-            let mut arriving = self.arriving.lock().expect("nothing panics while it holds this");
-            let here = arriving.entry(from).or_default();
-            if offset == 0 {
-                here.clear();
-            }
-            if here.len() as u64 != offset || here.len() + bytes.len() > SNAPSHOT_BYTES_MAX {
-                arriving.remove(&from);
-                return Err(peer::Error::Malformed);
-            }
-            here.extend_from_slice(&bytes);
-            if !last {
-                return Ok(vote);
-            }
-            arriving.remove(&from).unwrap_or_default().freeze()
+        let Part { vote, meta, number, piece, last } = part;
+        let refused = |error: io::Error| {
+            tracing::warn!(shard = from.0.0, node = from.1.0, %error, "a snapshot cannot be taken");
+            peer::Error::Malformed
         };
-        let installed = raft.install_full_snapshot(vote, Snapshot { meta, snapshot: whole }).await;
+        let arriving = self.lock_arriving().remove(&from);
+        let here = match (number, arriving) {
+            (0, before) => {
+                drop(before);
+                self.snapshots.receive(from.0).map_err(refused)?
+            }
+            (_, Some((next, here))) if next == number => here,
+            _ => return Err(peer::Error::Malformed),
+        };
+        let memory = self.snapshots.is_memory();
+        let here = blocking::run(memory, move || take_piece(here, &piece)).await.map_err(refused)?;
+        if !last {
+            self.lock_arriving().insert(from, (number + 1, here));
+            return Ok(vote);
+        }
+        let encoded = encode(&meta);
+        let arrived = blocking::run(memory, move || here.finish(encoded)).await.map_err(refused)?;
+        let snapshot = Snapshot { meta, snapshot: Data::Arrived(Box::new(arrived)) };
+        let installed = raft.install_full_snapshot(vote, snapshot).await;
         installed.map(|answer| answer.vote).map_err(|_| peer::Error::Unreachable)
     }
+
+    fn lock_arriving(&self) -> MutexGuard<'_, BTreeMap<(ShardId, NodeId), (u64, Arriving)>> {
+        self.arriving.lock().expect("nothing panics while it holds this")
+    }
+}
+
+fn take_piece(mut here: Arriving, piece: &Piece) -> io::Result<Arriving> {
+    match piece {
+        Piece::Bodies { file, bytes } => here.bodies(*file, bytes)?,
+        Piece::Core(bytes) => here.core(bytes),
+    }
+    Ok(here)
 }
 
 #[async_trait]
 impl Handler for Receiver {
     async fn handle(&self, from: NodeId, payload: Bytes) -> Result<Bytes, peer::Error> {
         let Envelope { shard, ask } = postcard::from_bytes(&payload).map_err(|_| peer::Error::Malformed)?;
-        let raft = self.rafts.read().expect("nothing panics while it holds this").get(&shard).cloned();
-        let (raft, heard) = raft.ok_or(peer::Error::Unreachable)?;
+        let seat = self.seats.read().expect("nothing panics while it holds this").get(&shard).cloned();
+        let Seat { raft, state, heard } = seat.ok_or(peer::Error::Unreachable)?;
         let stopped = |_| peer::Error::Unreachable;
         match ask {
             Ask::Append(rpc) => {
                 heard.now();
-                raft.append_entries(rpc).await.map(|answer| encode(&answer)).map_err(stopped)
+                let answer = raft.append_entries(rpc).await.map_err(stopped)?;
+                Ok(encode(&(self.space.is_full(), answer)))
             }
             Ask::Vote(rpc) => raft.vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
             Ask::PreVote(rpc) => raft.pre_vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
@@ -285,6 +421,11 @@ impl Handler for Receiver {
             Ask::Snapshot(part) => {
                 let theirs = self.take_part(&raft, (shard, from), part).await?;
                 Ok(encode(&theirs))
+            }
+            Ask::Body(id) => {
+                let read = move || Ok(state.body(id).ok().flatten());
+                let body = blocking::run(self.snapshots.is_memory(), read).await;
+                body.map(|body| encode(&body)).map_err(|_| peer::Error::Unreachable)
             }
         }
     }

@@ -90,10 +90,18 @@ impl Cluster {
     async fn try_start(&mut self, node: NodeId) -> Result<(), Error> {
         let (disk, snapshots) = self.disks[&node].clone();
         let peers = Arc::new(End { node, wires: Arc::clone(&self.wires) });
-        let groups =
-            Groups::new(self.settings.clone(), node, Wal::memory(&disk), snapshots, peers, Clock::tokio());
+        let groups = Groups::new(
+            self.settings.clone(),
+            node,
+            Wal::memory(&disk),
+            snapshots,
+            Space::new(),
+            peers,
+            Clock::tokio(),
+        );
         self.wires.handlers.lock().unwrap().insert(node, groups.handler());
-        let state = State::new(self.shard, self.limits);
+        let bodies = self.disks[&node].1.bodies(self.shard).unwrap();
+        let state = State::with_bodies(self.shard, self.limits, bodies);
         let log = groups.start(self.shard, Arc::clone(&state)).await?;
         self.nodes.insert(node, Node { groups, log, state });
         Ok(())
@@ -135,7 +143,7 @@ impl Cluster {
     }
 
     fn assert_same(&self, one: NodeId, other: NodeId) {
-        let image = |node: NodeId| self.nodes[&node].state.snapshot().1;
+        let image = |node: NodeId| self.nodes[&node].state.snapshot().unwrap().1;
         assert!(image(one) == image(other), "replicas differ");
     }
 
@@ -196,7 +204,8 @@ async fn proposals_that_wait_share_entries() {
     for node in all() {
         cluster.caught_up(node, leader).await;
     }
-    let snapshots: BTreeSet<_> = cluster.nodes.values().map(|node| node.state.snapshot().1).collect();
+    let snapshots: BTreeSet<_> =
+        cluster.nodes.values().map(|node| node.state.snapshot().unwrap().1).collect();
     assert_eq!(snapshots.len(), 1, "replicas differ");
 }
 
@@ -290,7 +299,8 @@ async fn a_log_with_a_hole_is_refused() {
         let mark = purged.map(|index| Record::Purge(index, types::encode(&id(index))));
         let records = mark.into_iter().chain([Record::Entry(first, types::encode(&entry))]).collect();
         wal.append(ShardId(1), records, Box::new(|| ()));
-        let refused = storage::Storage::open(ShardId(1), Wal::memory(&disk)).err().unwrap().to_string();
+        let refused =
+            storage::Storage::open(ShardId(1), Wal::memory(&disk), 1 << 20).err().unwrap().to_string();
         assert!(refused.contains("missing"), "{refused}");
     }
 }

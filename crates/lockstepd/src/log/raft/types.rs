@@ -8,7 +8,7 @@ use bytes::Bytes;
 use lockstep_core::Reply;
 use serde::{Deserialize, Serialize};
 
-use super::machine::Machine;
+use super::machine::{Data, Machine};
 use super::runtime::Runtime;
 
 /// An encoded [`lockstep_core::Pack`].
@@ -38,7 +38,7 @@ pub(super) type Entry = openraft::alias::EntryOf<Config>;
 pub(super) type LogId = openraft::alias::LogIdOf<Config>;
 pub(super) type Vote = openraft::alias::VoteOf<Config>;
 pub(super) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Config>;
-pub(super) type Snapshot = openraft::alias::SnapshotOf<Config, Bytes>;
+pub(super) type Snapshot = openraft::alias::SnapshotOf<Config, Data>;
 pub(super) type StoredMembership = openraft::alias::StoredMembershipOf<Config>;
 pub(super) type Append = openraft::raft::AppendEntriesRequest<Config>;
 pub(super) type AppendAnswer = openraft::raft::AppendEntriesResponse<Config>;

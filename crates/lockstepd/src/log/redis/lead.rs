@@ -225,7 +225,7 @@ impl Driver {
     }
 
     fn begin_snapshot(&mut self) -> Snapshot {
-        let (_, bytes) = self.state.snapshot();
+        let (_, bytes) = self.state.snapshot().expect("bodies in memory are never damaged");
         let (at, keys, mut link) = (self.tail, self.keys.clone(), self.link.another());
         self.grown = (0, 0);
         tokio::spawn(async move { snapshot::write(&mut link, &keys, at.epoch, at, bytes).await })

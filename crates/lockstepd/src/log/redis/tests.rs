@@ -188,7 +188,7 @@ async fn the_stream_is_trimmed_and_newcomers_begin_with_the_snapshot() {
     until(|| length() < 1_000).await;
     cluster.start(away);
     cluster.caught_up(away, leader).await;
-    let image = |node: NodeId| cluster.nodes[&node].state.snapshot().1;
+    let image = |node: NodeId| cluster.nodes[&node].state.snapshot().unwrap().1;
     until(|| image(away) == image(leader)).await;
     // Two sets of chunks are kept, the others are gone.
     let kept: BTreeSet<String> = redis.cli(&["KEYS", "*chunk*"]).lines().map(str::to_owned).collect();

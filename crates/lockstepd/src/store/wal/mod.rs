@@ -1,10 +1,10 @@
 //! One write-ahead log for all shards of a node.
 //!
 //! Everything that waits is written as one batch and made durable by one `fdatasync`, whichever
-//! shard it belongs to. It keeps no index of its own: each shard reads its records back once, at the
-//! start.
+//! shard it belongs to. It knows where each entry stands, and keeps none in memory.
 
 mod memory;
+mod read;
 mod recover;
 mod segment;
 #[cfg(test)]
@@ -50,15 +50,21 @@ pub enum Record {
     Vote(Bytes),
 }
 
-/// A shard's part of the log, as read at the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
+/// A shard's part of the log, as read at the start; of each entry, whatever a reader of it notes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered<T = ()> {
     /// The latest promise.
     pub vote: Option<Bytes>,
     /// The last index that is only in a snapshot, and its name.
     pub purged: Option<(u64, Bytes)>,
-    /// The entries behind it.
-    pub entries: BTreeMap<u64, Bytes>,
+    /// The entries behind it: [`Wal::read`] reads them.
+    pub entries: BTreeMap<u64, T>,
+}
+
+impl<T> Default for Recovered<T> {
+    fn default() -> Self {
+        Self { vote: None, purged: None, entries: BTreeMap::new() }
+    }
 }
 
 /// Why a log cannot be opened.
@@ -116,7 +122,7 @@ impl Wal {
     /// crash cut short is dropped; damage before good data is an error.
     pub fn open(directory: &Path, settings: Settings) -> Result<Self, Error> {
         let log = recover::recover(directory)?;
-        let recovered = log.shards.clone();
+        let recovered = log.shards.iter().map(|(shard, part)| (*shard, part.outline())).collect();
         let writer = writer::Writer::start(directory, settings, log)?;
         Ok(Self::new(Backend::File(writer), recovered))
     }
@@ -164,6 +170,32 @@ impl Wal {
         }
     }
 
+    /// Entries of `shard` from `from` on and before `to`, in order, until they have `bytes_max` bytes;
+    /// at least one, if there is one. What is not durable yet is not there. May wait for the disk.
+    /// Errors: a batch is not what was written; its file is named.
+    pub fn read(
+        &self,
+        shard: ShardId,
+        from: u64,
+        to: u64,
+        bytes_max: usize,
+    ) -> io::Result<Vec<(u64, Bytes)>> {
+        match &self.0.backend {
+            Backend::File(writer) => writer.read(shard, (from, to), bytes_max).map_err(|error| match error {
+                Error::Io { .. } => io::Error::other(error),
+                Error::Damaged { .. } | Error::Missing { .. } => {
+                    io::Error::new(io::ErrorKind::InvalidData, error)
+                }
+            }),
+            Backend::Memory(disk) => Ok(disk.read(shard, (from, to), bytes_max)),
+        }
+    }
+
+    /// Whether it has no threads to be spared.
+    pub fn is_memory(&self) -> bool {
+        matches!(self.0.backend, Backend::Memory(_))
+    }
+
     /// How many times the log has been synced: far fewer than appends under load.
     pub fn syncs(&self) -> u64 {
         match &self.0.backend {
@@ -181,22 +213,22 @@ impl Wal {
     }
 }
 
-impl Recovered {
-    /// What the shard's part becomes by `record`.
-    fn apply(&mut self, record: Record) {
+impl<T> Recovered<T> {
+    /// What the shard's part becomes by `record`; `note` says what is kept of an entry.
+    fn apply(&mut self, record: &Record, note: impl FnOnce(&Bytes) -> T) {
         match record {
             Record::Entry(index, bytes) => {
-                self.entries.split_off(&index);
-                self.entries.insert(index, bytes);
+                self.entries.split_off(index);
+                self.entries.insert(*index, note(bytes));
             }
             Record::Truncate(from) => {
-                self.entries.split_off(&from);
+                self.entries.split_off(from);
             }
             Record::Purge(index, name) => {
                 self.entries = self.entries.split_off(&(index + 1));
-                self.purged = Some((index, name));
+                self.purged = Some((*index, name.clone()));
             }
-            Record::Vote(vote) => self.vote = Some(vote),
+            Record::Vote(vote) => self.vote = Some(vote.clone()),
         }
     }
 
@@ -205,5 +237,11 @@ impl Recovered {
         let vote = self.vote.clone().map(Record::Vote);
         let purged = self.purged.clone().map(|(index, name)| Record::Purge(index, name));
         vote.into_iter().chain(purged).collect()
+    }
+
+    /// The same without what is kept of the entries.
+    fn outline(&self) -> Recovered {
+        let entries = self.entries.keys().map(|index| (*index, ())).collect();
+        Recovered { vote: self.vote.clone(), purged: self.purged.clone(), entries }
     }
 }

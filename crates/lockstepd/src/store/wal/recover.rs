@@ -8,13 +8,14 @@ use std::path::Path;
 
 use lockstep_core::names::ShardId;
 
+use super::read::Location;
 use super::segment::{self, Found};
 use super::{Error, Record, Recovered};
 
 /// What the directory holds.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    pub(super) shards: BTreeMap<ShardId, Recovered>,
+    pub(super) shards: BTreeMap<ShardId, Recovered<Location>>,
     /// In order; the last is the one to go on with.
     pub(super) segments: Vec<Segment>,
     pub(super) next_sequence: u64,
@@ -96,9 +97,10 @@ fn read_segment(log: &mut Log, number: u64, bytes: &[u8]) -> usize {
             break;
         }
         log.next_sequence = sequence + 1;
+        let location = Location { segment: number, offset: offset as u64, bytes: next - offset };
         for (shard, record) in batch {
             segment.note(shard, &record);
-            log.shards.entry(shard).or_default().apply(record);
+            log.shards.entry(shard).or_default().apply(&record, |_| location);
         }
         offset = next;
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::mpsc;
 
+use super::segment::Found;
 use super::*;
 
 const SHARD: ShardId = ShardId(3);
@@ -180,4 +181,55 @@ fn many_shards_share_one_sync() {
     }
     (0..1000).for_each(|_| durable.recv().unwrap());
     assert!(wal.syncs() < 500, "{} syncs for 1000 appends", wal.syncs());
+}
+
+fn entry_bytes(index: u64) -> (u64, Bytes) {
+    let Record::Entry(_, bytes) = entry(index) else { unreachable!() };
+    (index, bytes)
+}
+
+#[test]
+fn entries_are_read_back_across_segments_truncations_and_restarts() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut wal = open(directory.path()).unwrap();
+    for index in 1..200 {
+        append(&wal, SHARD, vec![entry(index)]);
+        append(&wal, ShardId(4), vec![entry(index + 1_000)]);
+    }
+    append(&wal, SHARD, vec![Record::Truncate(150), entry(150), entry(151)]);
+    append(&wal, SHARD, vec![Record::Purge(40, "40".into())]);
+    for _ in 0..2 {
+        let all = wal.read(SHARD, 0, u64::MAX, usize::MAX).unwrap();
+        assert_eq!(all, (41..=151).map(entry_bytes).collect::<Vec<_>>());
+        assert_eq!(wal.read(SHARD, 60, 63, usize::MAX).unwrap(), [60, 61, 62].map(entry_bytes));
+        assert_eq!(wal.read(SHARD, 60, 99, 1).unwrap(), [entry_bytes(60)], "at least one");
+        assert_eq!(wal.read(SHARD, 152, 999, 1).unwrap(), []);
+        assert_eq!(wal.read(SHARD, 7, 7, 1).unwrap(), []);
+        assert_eq!(wal.read(ShardId(4), 1_100, 1_101, 1).unwrap(), [entry_bytes(1_100)]);
+        drop(wal);
+        wal = open(directory.path()).unwrap();
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_an_entry_is_noticed_when_it_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let wal = open(directory.path()).unwrap();
+    append(&wal, SHARD, vec![entry(1)]);
+    append(&wal, SHARD, vec![entry(2)]);
+    let file = segment::path(directory.path(), 1);
+    let good = std::fs::read(&file).unwrap();
+    let first = segment::HEADER as usize;
+    let Found::Batch(_, _, second) = segment::read(&good, first) else { panic!("a batch") };
+    for at in first..second {
+        let mut bad = good.clone();
+        bad[at] ^= 2;
+        std::fs::write(&file, &bad).unwrap();
+        let padding = segment::read(&bad, first) == segment::read(&good, first);
+        match wal.read(SHARD, 1, 3, usize::MAX) {
+            Ok(read) => assert!(padding && read == [1, 2].map(entry_bytes), "at {at}"),
+            Err(error) => assert!(error.to_string().contains("0000000001.wal"), "{error}"),
+        }
+        assert_eq!(wal.read(SHARD, 2, 3, usize::MAX).unwrap(), [entry_bytes(2)]);
+    }
 }

@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use lockstep_core::names::ShardId;
 
+use super::read::{Index, Location};
 use super::recover::{Log, Segment};
 use super::segment::{self, Batch};
 use super::{Done, Error, Record, Recovered, Settings};
@@ -20,6 +22,7 @@ use super::{Done, Error, Record, Recovered, Settings};
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct Writer {
+    directory: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -29,6 +32,7 @@ struct Shared {
     queue: Mutex<Queue>,
     more: Condvar,
     syncs: AtomicU64,
+    index: Index,
     pinned_by: Mutex<Option<ShardId>>,
 }
 
@@ -40,7 +44,7 @@ struct Queue {
 
 impl Writer {
     pub(super) fn start(directory: &Path, settings: Settings, log: Log) -> Result<Self, Error> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { index: Index::new(&log.shards), ..Shared::default() });
         let mut disk = Disk::open(directory, settings, log)?;
         let thread = std::thread::Builder::new().name("wal".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -51,7 +55,16 @@ impl Writer {
             }
         });
         let thread = thread.map_err(|source| Error::Io { path: directory.to_owned(), source })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { directory: directory.to_owned(), shared, thread: Some(thread) })
+    }
+
+    pub(super) fn read(
+        &self,
+        shard: ShardId,
+        range: (u64, u64),
+        bytes_max: usize,
+    ) -> Result<Vec<(u64, Bytes)>, Error> {
+        self.shared.index.read(&self.directory, shard, range, bytes_max)
     }
 
     pub(super) fn append(&self, shard: ShardId, records: Vec<Record>, done: Done) {
@@ -109,7 +122,7 @@ impl Disk {
         let marks = log
             .shards
             .into_iter()
-            .map(|(shard, part)| (shard, Recovered { entries: BTreeMap::new(), ..part }));
+            .map(|(shard, part)| (shard, Recovered { entries: BTreeMap::new(), ..part.outline() }));
         let mut segments = log.segments;
         let file = match segments.last() {
             Some(last) => {
@@ -161,11 +174,11 @@ impl Disk {
         if last.end + self.buffer.len() as u64 > last.bytes.max(self.settings.segment_bytes)
             && last.end > segment::HEADER
         {
-            self.rotate();
+            self.rotate(shared);
             self.buffer.clear();
             segment::write(&mut self.buffer, self.next_sequence, &batch);
         }
-        self.put(&batch);
+        self.put(&batch, shared);
         shared.syncs.fetch_add(1, Ordering::Relaxed);
         if batch.iter().any(|(_, record)| matches!(record, Record::Purge(..))) {
             self.delete_old();
@@ -177,25 +190,28 @@ impl Disk {
     }
 
     /// Writes the buffer, which holds `batch`, and syncs it.
-    fn put(&mut self, batch: &[(ShardId, Record)]) {
+    fn put(&mut self, batch: &[(ShardId, Record)], shared: &Shared) {
         let last = self.segments.last_mut().expect("there is always a segment");
         let written = self.file.write_all_at(&self.buffer, last.end).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             stop(&self.directory, &error);
         }
+        shared
+            .index
+            .note(batch, Location { segment: last.number, offset: last.end, bytes: self.buffer.len() });
         last.end += self.buffer.len() as u64;
         last.bytes = last.bytes.max(last.end);
         self.next_sequence += 1;
         for (shard, record) in batch {
             last.note(*shard, record);
             if !matches!(record, Record::Entry(..)) {
-                self.marks.entry(*shard).or_default().apply(record.clone());
+                self.marks.entry(*shard).or_default().apply(record, |_| ());
             }
         }
     }
 
     /// Goes on in the next segment, which begins with every shard's marks.
-    fn rotate(&mut self) {
+    fn rotate(&mut self, shared: &Shared) {
         let number = self.segments.last().map_or(1, |last| last.number + 1);
         let made = match self.spare.take() {
             Some(spare) => {
@@ -217,7 +233,7 @@ impl Disk {
         if !marks.is_empty() {
             self.buffer.clear();
             segment::write(&mut self.buffer, self.next_sequence, &marks);
-            self.put(&marks);
+            self.put(&marks, shared);
         }
     }
 

@@ -1,9 +1,13 @@
 //! One shard's state on this node: what the log's driver applies to and everybody else reads.
 //!
 //! It keeps the bodies of messages beside the pure shard, which knows only their names. It proposes
-//! nothing and waits for nothing: see `replica.rs` for that.
+//! nothing and waits for nothing but a disk that is asked for bodies: see `replica.rs` for that.
 
-use std::collections::BTreeMap;
+mod save;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -12,7 +16,10 @@ use lockstep_core::names::{MessageId, ShardId};
 use lockstep_core::shard::{Settings, Shard, SnapshotError};
 use lockstep_core::{Epoch, Index, Millis, Op, Pack, Reply, Stamp};
 
+use crate::store::bodies::{self, Bodies, Damaged, Directory, Disk, Found, Image};
 use crate::waiters::Waiters;
+
+pub use save::Frozen;
 
 /// A replica's state, shared by the log's driver (which alone changes it) and readers.
 pub struct State {
@@ -21,26 +28,43 @@ pub struct State {
     wanted: Settings,
     inner: Mutex<Inner>,
     waiters: Arc<Waiters>,
+    /// How often another state has taken this one's place.
+    replaced: AtomicU64,
+    /// Held while a snapshot becomes the shard's.
+    saving: Mutex<()>,
 }
 
 struct Inner {
     shard: Shard,
-    bodies: BTreeMap<MessageId, Bytes>,
+    bodies: Bodies,
 }
 
-/// What a snapshot holds beyond the shard's own bytes.
+/// What [`State::snapshot`] holds beyond the shard's own bytes.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Image {
+struct Whole {
     shard: Bytes,
     bodies: Vec<(MessageId, Bytes)>,
 }
 
 impl State {
-    /// An empty state of shard `id`. It begins as every replica's does; `wanted` holds as soon as this
-    /// node leads and has said so in the log.
+    /// An empty state of shard `id` that keeps bodies in memory. It begins as every replica's does;
+    /// `wanted` holds as soon as this node leads and has said so in the log.
     pub fn new(id: ShardId, wanted: Settings) -> Arc<Self> {
-        let inner = Inner { shard: Shard::new(id, Settings::default()), bodies: BTreeMap::new() };
-        Arc::new(Self { id, wanted, inner: Mutex::new(inner), waiters: Arc::default() })
+        let directory = Directory::open(Disk::memory(), bodies::Settings::default());
+        Self::with_bodies(id, wanted, directory.expect("memory answers"))
+    }
+
+    /// The same with bodies in `directory`.
+    pub fn with_bodies(id: ShardId, wanted: Settings, directory: Directory) -> Arc<Self> {
+        let inner = Inner { shard: Shard::new(id, Settings::default()), bodies: Bodies::empty(directory) };
+        Arc::new(Self {
+            id,
+            wanted,
+            inner: Mutex::new(inner),
+            waiters: Arc::default(),
+            replaced: AtomicU64::new(0),
+            saving: Mutex::default(),
+        })
     }
 
     /// Which shard this is.
@@ -96,31 +120,56 @@ impl State {
         self.read(Shard::next_deadline)
     }
 
-    /// A message's payload, while anybody may still need it.
-    pub fn body(&self, id: MessageId) -> Option<Bytes> {
-        self.lock().bodies.get(&id).cloned()
+    /// A message's payload, while anybody may still need it: `None` when nobody does. May wait for the
+    /// disk. Errors: what the disk holds is not what was written; it is never served.
+    pub fn body(&self, id: MessageId) -> Result<Option<Bytes>, Damaged> {
+        let place = match self.lock().bodies.find(id) {
+            Found::Here(body) => return Ok(Some(body)),
+            Found::Gone => return Ok(None),
+            Found::There(place) => place,
+        };
+        let read = place.read()?;
+        let body = read.first().map(|(_, body)| body.clone());
+        self.lock().bodies.remember(read);
+        Ok(body)
     }
 
-    /// The whole state as bytes, and the index of the last entry in it.
-    pub fn snapshot(&self) -> (Index, Bytes) {
+    /// Whether [`Self::body`] would have to wait for the disk.
+    pub fn is_on_disk(&self, id: MessageId) -> bool {
         let inner = self.lock();
-        let image = Image {
-            shard: inner.shard.snapshot(),
-            bodies: inner.bodies.iter().map(|(id, body)| (*id, body.clone())).collect(),
-        };
-        let applied = inner.shard.applied();
-        drop(inner);
-        let bytes = postcard::to_stdvec(&image).expect("writing to memory cannot fail");
-        (applied, bytes.into())
+        !inner.bodies.directory().is_memory() && matches!(inner.bodies.find(id), Found::There(_))
+    }
+
+    /// Another member's copy of a body that was found damaged here takes its place.
+    pub fn mend(&self, id: MessageId, body: &[u8]) -> std::io::Result<()> {
+        self.lock().bodies.mend(id, body)
+    }
+
+    /// The whole state as bytes, bodies included, and the index of the last entry in it: for what is
+    /// small. Errors: a body is damaged.
+    pub fn snapshot(&self) -> std::io::Result<(Index, Bytes)> {
+        let Frozen { shard, bodies, .. } = self.freeze();
+        let bodies = bodies.all()?.into_iter().map(|(id, body)| (MessageId(id), body)).collect();
+        let whole = Whole { shard: shard.snapshot(), bodies };
+        let bytes = postcard::to_stdvec(&whole).expect("writing to memory cannot fail");
+        Ok((shard.applied(), bytes.into()))
     }
 
     /// Replaces the state by what [`Self::snapshot`] wrote. On error nothing changes.
     pub fn install(&self, snapshot: &[u8]) -> Result<(), SnapshotError> {
-        let image: Image = postcard::from_bytes(snapshot).map_err(|_| SnapshotError::Damaged)?;
-        let shard = Shard::restore(&image.shard)?;
-        *self.lock() = Inner { shard, bodies: image.bodies.into_iter().collect() };
-        self.waiters.wake_all();
+        let whole: Whole = postcard::from_bytes(snapshot).map_err(|_| SnapshotError::Damaged)?;
+        let shard = Shard::restore(&whole.shard)?;
+        let mut bodies = Bodies::empty(self.lock().bodies.directory().clone());
+        whole.bodies.into_iter().for_each(|(id, body)| bodies.put(id, body));
+        let image = bodies.freeze();
+        self.replace(shard, bodies, &image);
         Ok(())
+    }
+
+    fn replace(&self, shard: Shard, bodies: Bodies, image: &Image) {
+        let before = std::mem::replace(&mut *self.lock(), Inner { shard, bodies });
+        before.bodies.discard(image);
+        self.waiters.wake_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -134,14 +183,14 @@ impl Inner {
         for (id, body) in new_bodies(op, reply) {
             // A repeated push answers its first ids; the body may be gone again by then.
             if self.shard.body_lives(id) {
-                self.bodies.entry(id).or_insert_with(|| body.clone());
+                self.bodies.put(id, body.clone());
             }
         }
     }
 
     fn drop_dead_bodies(&mut self) {
         for id in self.shard.take_dead_bodies() {
-            self.bodies.remove(&id);
+            self.bodies.remove(id);
         }
     }
 }
