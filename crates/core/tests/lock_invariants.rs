@@ -69,6 +69,7 @@ fn fresh() -> Shard {
         max_step: Millis(10_000),
         memo_max: 1_000,
         waiters_max: 1_000,
+        queue_shards: 1,
         messages_max: 1,
         bytes_max: 1,
     };

@@ -23,6 +23,7 @@ impl Log {
             max_step: Millis(10_000),
             memo_max: 1_000,
             waiters_max: 100_000,
+            queue_shards: 1,
             messages_max: 1,
             bytes_max: 1,
         };

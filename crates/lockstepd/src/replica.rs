@@ -117,6 +117,15 @@ impl Replica {
         Ok(Told { reply: applied.reply, bodies, now: self.state.read(|shard| shard.now()) })
     }
 
+    /// A message's payload; `None` where the message is done.
+    pub async fn body_if_alive(&self, id: MessageId) -> Result<Option<Bytes>, Failure> {
+        let lives = || self.state.read(|shard| shard.body_lives(id));
+        match if lives() { self.body(id).await.map(Some) } else { Ok(None) } {
+            Err(_) if !lives() => Ok(None),
+            found => found,
+        }
+    }
+
     /// A message's payload; another member's copy of it where this node's is damaged.
     async fn body(&self, id: MessageId) -> Result<Bytes, Failure> {
         let state = Arc::clone(&self.state);
@@ -185,17 +194,16 @@ impl Replica {
     /// Messages that wait in `queue` now, with their bodies; none of them is taken.
     pub async fn peek(&self, queue: &QueueName, max: u32) -> Result<Told, Failure> {
         self.log.barrier().await?;
-        let (mut waiting, now) =
-            self.state.read(|shard| (shard.queues().peek(queue, max as usize), shard.now()));
-        let mut bodies = Vec::with_capacity(waiting.len());
-        // What was taken by somebody meanwhile waits no longer.
-        waiting.retain(|message| {
-            let body = self.state.body(message.id);
-            let waits = body.is_some();
-            bodies.extend(body);
-            waits
-        });
-        Ok(Told { reply: Reply::Received(waiting), bodies, now })
+        let (waiting, now) = self.state.read(|shard| (shard.queues().peek(queue, max as usize), shard.now()));
+        let (mut found, mut bodies) = (Vec::new(), Vec::new());
+        for message in waiting {
+            // What was taken by somebody meanwhile waits no longer.
+            if let Some(body) = self.body_if_alive(message.id).await? {
+                found.push(message);
+                bodies.push(body);
+            }
+        }
+        Ok(Told { reply: Reply::Received(found), bodies, now })
     }
 
     /// Sleeps until `to` has taken the letter `seq` of this shard, at most `at_most`. Says whether it has.

@@ -82,9 +82,11 @@ fn status(code: Code) -> StatusCode {
         | Code::UpgradeConflict
         | Code::StaleReceipt => StatusCode::CONFLICT,
         Code::SessionExpired => StatusCode::GONE,
-        Code::TooManyWaiters | Code::TooManySessions | Code::QueueFull | Code::StorageFull | Code::TooManyQueues => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        Code::TooManyWaiters
+        | Code::TooManySessions
+        | Code::QueueFull
+        | Code::StorageFull
+        | Code::TooManyQueues => StatusCode::TOO_MANY_REQUESTS,
         Code::HomeUnavailable
         | Code::NoLeader
         | Code::StoreAway

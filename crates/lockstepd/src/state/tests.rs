@@ -28,6 +28,7 @@ impl Fixture {
             max_step: Millis(1_000),
             memo_max: 1_000,
             waiters_max: 10,
+            queue_shards: 1,
             messages_max: 1_000_000,
             bytes_max: 1 << 30,
         };
@@ -43,15 +44,15 @@ impl Fixture {
         // Each request settles the one before.
         let request = RequestKey::Node { origin, seq: self.index, settled_below: self.index };
         let command = Command { request, not_after: Millis(60_000), guard: None, op: Op::Queue(op) };
-        let pack = Pack { now: Millis(1), commands: vec![command] };
+        let pack = Pack { now: Millis(1), settings: None, commands: vec![command] };
         self.state.apply(Index(self.index), Epoch(1), &pack).remove(0)
     }
 
     fn push(&mut self, payload: &str) -> MessageId {
         let body = Bytes::copy_from_slice(payload.as_bytes());
-        let message = NewMessage { key: None, body, delay: Millis(0), enqueued_at: 0 };
+        let message = NewMessage { body, ..NewMessage::default() };
         match self.run(QueueOp::Push { queue: QueueName("q".into()), messages: vec![message] }) {
-            Reply::Pushed(ids) => ids[0],
+            Reply::Pushed(placed) => placed[0].as_ref().unwrap().id,
             other => panic!("not pushed: {other:?}"),
         }
     }

@@ -54,7 +54,7 @@ impl Router {
         letters: Vec<(Letter, Option<MessageId>)>,
     ) -> Result<(), Error> {
         let from = replica.shard();
-        let letters = with_bodies(replica, letters);
+        let letters = with_bodies(replica, letters).await;
         if letters.is_empty() {
             return Err(Error::NoLeader { shard: from });
         }
@@ -88,14 +88,14 @@ impl Router {
     }
 }
 
-fn with_bodies(replica: &Replica, letters: Vec<(Letter, Option<MessageId>)>) -> Vec<Letter> {
+async fn with_bodies(replica: &Replica, letters: Vec<(Letter, Option<MessageId>)>) -> Vec<Letter> {
     let mut bytes = 0;
     let mut ready = Vec::with_capacity(letters.len());
     for (Letter { seq, queue, cargo }, id) in letters {
         let cargo = match (cargo, id) {
             (Cargo::Message(message), Some(id)) => {
                 // Gone only if it was confirmed meanwhile.
-                let Some(body) = replica.state().body(id) else { break };
+                let Ok(Some(body)) = replica.body_if_alive(id).await else { break };
                 bytes += body.len();
                 Cargo::Message(NewMessage { body, ..message })
             }
