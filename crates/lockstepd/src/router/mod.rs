@@ -10,7 +10,7 @@ mod ledger;
 mod locks;
 mod queues;
 mod serve;
-mod watch;
+mod watching;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ use crate::replica::{Replica, Told};
 pub use cluster::{Leader, MemberView, ShardView};
 pub use guards::Claim;
 pub use queues::Message;
-pub use watch::{Change, Watch};
+pub use watching::{Change, Watch};
 use wire::{Said, What};
 
 /// What a request carries beside its meaning.

@@ -10,6 +10,7 @@ mod bad_input;
 mod client;
 mod crashes;
 mod load;
+mod lock_history;
 mod lock_run;
 mod locks;
 mod on_redis;
