@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockstep_core::command::{Acquire, Command, LockOp, Op, RequestKey, SessionOp};
+use lockstep_core::command::{Acquire, Claimant, Command, LockOp, Op, RequestKey, SessionOp};
 use lockstep_core::names::{Incarnation, LockName, NodeId, Origin, Owner, SessionId, ShardId};
 use lockstep_core::query::{Answer, Query};
 use lockstep_core::shard::{Settings, Shard};
@@ -95,25 +95,34 @@ fn fifty_thousand_sessions_that_end_together_are_one_short_step() {
     assert_eq!(log.held(), 0);
 }
 
-/// Fifty times as many waiters must not make a hand-over slower in proportion.
-#[test]
-fn a_hand_over_costs_the_same_however_many_wait() {
+/// How long it takes to hand one lock over `HAND_OVERS` times, with `waiters` in its queue.
+fn hand_overs(waiters: u64) -> Duration {
+    const HAND_OVERS: u64 = 2_000;
     let mut log = Log::new();
     assert!(matches!(log.acquire(1, 0, |_| {}), Reply::Granted(_)));
-    for waiter in 0..MANY {
+    for waiter in 0..waiters {
         let reply = log.acquire(1, 0, |want| {
             want.holder.owner = Owner(format!("w{waiter}").into());
             (want.wait, want.ttl) = (Millis(50_000), Millis(50_000));
         });
         assert!(matches!(reply, Reply::Waiting { .. }), "{reply:?}");
     }
-    assert_short("50,000 hand-overs", || {
-        let mut owner = Owner("one".into());
-        for waiter in 0..MANY {
-            let by = lockstep_core::command::Claimant { owner, session: None, token: None };
-            let names = vec![LockName("l0".into())];
-            assert_eq!(log.apply(2, Op::Lock(LockOp::Release { names, by })), Reply::Released);
-            owner = Owner(format!("w{waiter}").into());
-        }
-    });
+    let begun = Instant::now();
+    let mut owner = Owner("one".into());
+    for waiter in 0..HAND_OVERS {
+        let by = Claimant { owner, session: None, token: None };
+        let names = vec![LockName("l0".into())];
+        assert_eq!(log.apply(2, Op::Lock(LockOp::Release { names, by })), Reply::Released);
+        owner = Owner(format!("w{waiter}").into());
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn a_hand_over_costs_about_the_same_however_many_wait() {
+    // The shortest of a few, so that a busy machine does not decide; a scan would cost 25 times as much.
+    let shortest = |waiters| (0..3).map(|_| hand_overs(waiters)).min().unwrap_or_default();
+    let (few, many) = (shortest(2_000), shortest(50_000));
+    println!("2,000 hand-overs with 2,000 waiters: {few:?}, with 50,000: {many:?}");
+    assert!(many < few * 10, "{many:?} against {few:?}");
 }

@@ -7,10 +7,10 @@ mod attempt;
 mod cluster;
 mod guards;
 mod ledger;
-mod lock_watch;
 mod locks;
 mod queues;
 mod serve;
+mod watching;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -31,8 +31,8 @@ use crate::replica::{Replica, Told};
 
 pub use cluster::{Leader, MemberView, ShardView};
 pub use guards::Claim;
-pub use lock_watch::{Change, Watch};
 pub use queues::{Message, Onwards, Page, Stats};
+pub use watching::{Change, Watch};
 use wire::{Said, What};
 
 /// What a request carries beside its meaning.

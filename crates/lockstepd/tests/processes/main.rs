@@ -11,6 +11,7 @@ mod bodies;
 mod client;
 mod crashes;
 mod load;
+mod lock_history;
 mod lock_run;
 mod locks;
 mod on_redis;

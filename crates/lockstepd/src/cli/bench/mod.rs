@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// Size of each payload or value
     #[arg(long, default_value_t = 128, value_name = "BYTES")]
     payload_bytes: usize,
-    /// Distinct cache keys
+    /// Distinct cache keys, or sessions
     #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     keys: u32,
     /// The queue to use
@@ -63,6 +63,8 @@ pub(super) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   lockstep bench locks                                  acquire + release pairs, each connection its own lock
+  lockstep bench hand-over -c 64                        one lock that 64 connections wait for
+  lockstep bench sessions --keys 10000 -s 60            10,000 sessions with a heartbeat every 10 s
   lockstep bench queue-cycle -c 16 -s 30                push + receive + ack
   lockstep bench cache-get --url http://127.0.0.1:8001,http://127.0.0.1:8002 --json
 The generator shares this machine with what it measures: compare figures of one machine only.";
@@ -163,6 +165,10 @@ async fn drive_connected(
             _ => {}
         }
         started = now;
+        if let Some(pause) = worker.pause() {
+            tokio::time::sleep(pause.min(window.end.saturating_duration_since(now))).await;
+            started = Instant::now();
+        }
     }
     Ok(())
 }
@@ -225,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_run_counts_what_succeeded() {
-        for workload in ["locks", "queue-push", "queue-cycle", "http-get"] {
-            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 25\r\n\r\n{\"token\":1,\"receipt\":\"r\"}";
+        for workload in ["locks", "hand-over", "sessions", "queue-push", "queue-cycle", "http-get"] {
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 39\r\n\r\n{\"token\":1,\"receipt\":\"r\",\"session\":\"s\"}";
             let report = run_against(workload, answer);
             assert!(report.operations > 0, "{report}");
             assert!(report.to_string().contains("p99.9"), "{report}");

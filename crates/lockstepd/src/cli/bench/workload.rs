@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::Args;
 use crate::cli::http1::{Address, Connection, Response};
@@ -13,6 +14,10 @@ use crate::cli::http1::{Address, Connection, Response};
 pub(super) enum Workload {
     /// Acquire and release, each connection a lock of its own; counted in pairs
     Locks,
+    /// Acquire and release one lock that every connection waits for; counted in hand-overs
+    HandOver,
+    /// Keep as many sessions as --keys, each renewed every ten seconds
+    Sessions,
     /// Push messages without a key
     QueuePush,
     /// Push, receive and acknowledge; counted in cycles
@@ -70,6 +75,9 @@ impl fmt::Display for StepError {
         }
     }
 }
+
+/// How often a session is renewed.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 type Requests = Rc<Vec<Vec<u8>>>;
 
@@ -130,8 +138,18 @@ pub(super) struct Worker {
 /// What follows the ready-made request.
 enum Then {
     Nothing,
-    Release { name: String },
-    ReceiveAndAck { receive: Vec<u8> },
+    Release {
+        name: String,
+        owner: String,
+    },
+    /// Opens sessions until there are so many, then renews them in turn.
+    Keep {
+        renewals: Vec<Vec<u8>>,
+        sessions: usize,
+    },
+    ReceiveAndAck {
+        receive: Vec<u8>,
+    },
 }
 
 impl Worker {
@@ -142,8 +160,20 @@ impl Worker {
         let ready = match prepared.workload {
             Workload::Locks => {
                 let body = format!(r#"{{"name":"{name}","mode":"exclusive","owner":"{name}"}}"#);
-                then = Then::Release { name };
+                then = Then::Release { owner: name.clone(), name };
                 Rc::new(vec![address.post("/lock/acquire", &body)])
+            }
+            Workload::HandOver => {
+                let lock = format!("bench-{}", prepared.run);
+                let body = format!(r#"{{"name":"{lock}","owner":"{name}","wait_ms":60000}}"#);
+                then = Then::Release { name: lock, owner: name };
+                Rc::new(vec![address.post("/lock/acquire", &body)])
+            }
+            Workload::Sessions => {
+                let body = format!(r#"{{"owner":"{name}","ttl_ms":60000}}"#);
+                let sessions = args.keys.div_ceil(args.connections) as usize;
+                then = Then::Keep { renewals: Vec::new(), sessions };
+                Rc::new(vec![address.post("/session/open", &body)])
             }
             Workload::QueuePush => Rc::new(vec![push(args, address)]),
             Workload::QueueCycle => {
@@ -158,15 +188,37 @@ impl Worker {
         Self { address: address.clone(), next: number as usize * 7919, ready, then }
     }
 
+    /// How long to do nothing before the next operation.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        match &self.then {
+            Then::Keep { renewals, sessions } if renewals.len() >= *sessions => {
+                Some(HEARTBEAT / u32::try_from(*sessions).unwrap_or(u32::MAX).max(1))
+            }
+            _ => None,
+        }
+    }
+
     /// One operation.
     pub(super) async fn step(&mut self, connection: &mut Connection) -> Result<(), StepError> {
+        if let Then::Keep { renewals, sessions } = &mut self.then
+            && renewals.len() >= *sessions
+        {
+            self.next = (self.next + 1) % renewals.len();
+            return ok(connection.request(&renewals[self.next]).await?).map(drop);
+        }
         self.next = (self.next + 1) % self.ready.len();
         let response = ok(connection.request(&self.ready[self.next]).await?)?;
-        match &self.then {
+        match &mut self.then {
             Then::Nothing => Ok(()),
-            Then::Release { name } => {
+            Then::Keep { renewals, .. } => {
+                let session = after(response.body, br#""session":""#, |byte| byte != b'"')?;
+                let body = format!(r#"{{"session":"{session}"}}"#);
+                renewals.push(self.address.post("/session/renew", &body));
+                Ok(())
+            }
+            Then::Release { name, owner } => {
                 let token = after(response.body, br#""token":"#, |byte| byte.is_ascii_digit())?;
-                let body = format!(r#"{{"name":"{name}","owner":"{name}","token":{token}}}"#);
+                let body = format!(r#"{{"name":"{name}","owner":"{owner}","token":{token}}}"#);
                 ok(connection.request(&self.address.post("/lock/release", &body)).await?).map(drop)
             }
             Then::ReceiveAndAck { receive } => {
