@@ -6,28 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use super::keeper;
-use super::lease::Lease;
+use super::keeper::{self, Source};
+use super::standing::{Lost, Standing};
 use crate::client::Client;
-use crate::clock;
 use crate::error::Error;
 use crate::wire::{Acquired, Mode};
-
-/// Why a lock is not held any more. Stop the work that relies on it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
-    /// It could not be renewed in time: by this process's clock its lease may have ended.
-    #[error("the lock is lost: it could not be renewed in time")]
-    Expired,
-    /// The cluster says that it is not held under this token: `not_held`, `stale_token`, `not_holder`.
-    #[error("the lock is lost: {0}")]
-    Refused(String),
-    /// It was released.
-    #[error("the lock was released")]
-    Released,
-}
 
 /// A lock that is held, and released when this is dropped.
 ///
@@ -46,20 +31,15 @@ pub struct Hold(Arc<Inner>);
 
 struct Inner {
     acquired: Acquired,
-    state: watch::Sender<State>,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Held(Lease),
-    Lost(Lost, Lease),
+    standing: Standing,
 }
 
 impl LockGuard {
-    pub(super) fn new(client: Client, acquired: Acquired, lease: Lease) -> Self {
-        let hold = Hold(Arc::new(Inner { acquired, state: watch::Sender::new(State::Held(lease)) }));
+    pub(super) fn new(client: Client, acquired: Acquired, source: Source) -> Self {
+        let standing = Standing::new(source.lease());
+        let hold = Hold(Arc::new(Inner { acquired, standing }));
         let (stop, stopped) = oneshot::channel();
-        tokio::spawn(keeper::keep(client, hold.clone(), lease, stopped));
+        tokio::spawn(keeper::keep(client, hold.clone(), source, stopped));
         Self { hold, stop: Some(stop) }
     }
 
@@ -88,7 +68,7 @@ impl Drop for LockGuard {
     fn drop(&mut self) {
         // The keeper sees that its order never came, and releases.
         drop(self.stop.take());
-        self.hold.lose(Lost::Released);
+        self.hold.standing().lose(Lost::Released);
     }
 }
 
@@ -108,38 +88,33 @@ impl Hold {
         }
     }
 
+    /// The token that guards one of several locks that were taken together: the common one, except
+    /// where a shared hold joined others. Errors: as [`Hold::token`].
+    pub fn token_of(&self, name: &str) -> Result<u64, Lost> {
+        let common = self.token()?;
+        Ok(self.0.acquired.tokens.get(name).copied().unwrap_or(common))
+    }
+
     /// Why the lock is lost; nothing while it is held.
     pub fn is_lost(&self) -> Option<Lost> {
-        if self.lost_at() <= clock::now() {
-            // Nobody may be told "held" after somebody was told "lost".
-            self.lose(Lost::Expired);
-        }
-        match &*self.0.state.borrow() {
-            State::Held(_) => None,
-            State::Lost(lost, _) => Some(lost.clone()),
-        }
+        self.0.standing.is_lost()
     }
 
     /// Completes when the lock is lost or released. Work under a lock belongs into a `select!` with
     /// this.
     pub async fn lost(&self) -> Lost {
-        let mut state = self.0.state.subscribe();
-        loop {
-            let lease = match &*state.borrow_and_update() {
-                State::Lost(lost, _) => return lost.clone(),
-                State::Held(lease) => *lease,
-            };
-            tokio::select! {
-                // The sender lives in `self`.
-                _ = state.changed() => {}
-                () = clock::sleep_until(lease.lost_at()) => self.expire(&lease),
-            }
-        }
+        self.0.standing.lost().await
     }
 
-    /// The lock's name.
+    /// The lock's name; the first, if several were taken together.
     pub fn name(&self) -> &str {
-        &self.0.acquired.name
+        self.names().first().map_or("", String::as_str)
+    }
+
+    /// All names: more than one if several locks were taken together.
+    pub fn names(&self) -> &[String] {
+        let acquired = &self.0.acquired;
+        if acquired.names.is_empty() { std::slice::from_ref(&acquired.name) } else { &acquired.names }
     }
 
     /// Who holds it.
@@ -155,53 +130,20 @@ impl Hold {
     /// What is certainly left of the lease if it is never renewed again, by this process's clock.
     /// It counts on after the lock was called lost early for [`super::Acquire::stop_margin`].
     pub fn lease_left(&self) -> Duration {
-        let (State::Held(lease) | State::Lost(_, lease)) = &*self.0.state.borrow();
-        lease.ends_at().saturating_sub(clock::now())
+        self.0.standing.lease_left()
     }
 
     pub(super) fn acquired(&self) -> &Acquired {
         &self.0.acquired
     }
 
-    /// Goes on under a renewed lease, unless the former one was called lost meanwhile.
-    pub(super) fn renew(&self, lease: Lease) -> bool {
-        self.is_lost().is_none()
-            && self.0.state.send_if_modified(|state| match state {
-                State::Held(of) => {
-                    *of = lease;
-                    true
-                }
-                State::Lost(..) => false,
-            })
-    }
-
-    /// Lost from now on; the first reason stands.
-    pub(super) fn lose(&self, why: Lost) {
-        self.0.state.send_if_modified(|state| match state {
-            State::Held(lease) => {
-                *state = State::Lost(why, *lease);
-                true
-            }
-            State::Lost(..) => false,
-        });
-    }
-
-    /// Lost if it is still this lease that ran out.
-    fn expire(&self, lease: &Lease) {
-        if self.lost_at() <= lease.lost_at() {
-            self.lose(Lost::Expired);
-        }
-    }
-
-    fn lost_at(&self) -> Duration {
-        let (State::Held(lease) | State::Lost(_, lease)) = &*self.0.state.borrow();
-        lease.lost_at()
+    pub(super) fn standing(&self) -> &Standing {
+        &self.0.standing
     }
 }
 
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.0.state.borrow().clone();
-        f.debug_struct("Hold").field("lock", &self.0.acquired).field("state", &state).finish()
+        f.debug_struct("Hold").field("lock", &self.0.acquired).field("standing", &self.0.standing).finish()
     }
 }

@@ -6,14 +6,19 @@
 mod guard;
 mod keeper;
 mod lease;
+mod session;
+mod standing;
 
 use std::time::Duration;
 
 use hyper::Method;
 use tokio::sync::oneshot;
 
-pub use guard::{Hold, LockGuard, Lost};
+pub use guard::{Hold, LockGuard};
+use keeper::Source;
 use lease::Lease;
+pub use session::{OpenSession, Session};
+pub use standing::Lost;
 
 use crate::call::{Call, Patience};
 use crate::client::{Client, json};
@@ -26,15 +31,15 @@ use crate::wire::{self, Code, Mode};
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long giving back a hold that nobody wants any more is tried; then its lease ends it.
-const GIVE_BACK: Duration = Duration::from_secs(5);
+const GIVING_BACK: Patience = Patience { attempt: Duration::from_secs(2), total: Duration::from_secs(5) };
 
-/// A lock that is about to be acquired.
+/// A lock that is about to be acquired, or several together.
 #[derive(Clone)]
 pub struct Acquire {
     client: Client,
-    name: String,
+    wanted: wire::Acquire,
     owner: Option<String>,
-    mode: Mode,
+    session: Option<Session>,
     ttl: Duration,
     wait: Duration,
     stop_margin: Duration,
@@ -54,15 +59,13 @@ impl Client {
     /// # }
     /// ```
     pub fn lock(&self, name: impl Into<String>) -> Acquire {
-        Acquire {
-            client: self.clone(),
-            name: name.into(),
-            owner: None,
-            mode: Mode::Exclusive,
-            ttl: Duration::from_secs(30),
-            wait: Duration::ZERO,
-            stop_margin: Duration::ZERO,
-        }
+        Acquire::new(self, wire::Acquire { name: name.into(), ..wire::Acquire::default() })
+    }
+
+    /// Several locks (at most 64), taken together or not at all: waiting for them holds none.
+    pub fn locks<S: Into<String>>(&self, names: impl IntoIterator<Item = S>) -> Acquire {
+        let names = names.into_iter().map(Into::into).collect();
+        Acquire::new(self, wire::Acquire { names, ..wire::Acquire::default() })
     }
 
     /// Who holds a lock, and who waits for it.
@@ -73,16 +76,53 @@ impl Client {
 }
 
 impl Acquire {
+    fn new(client: &Client, wanted: wire::Acquire) -> Self {
+        Self {
+            client: client.clone(),
+            wanted,
+            owner: None,
+            session: None,
+            ttl: Duration::from_secs(30),
+            wait: Duration::ZERO,
+            stop_margin: Duration::ZERO,
+        }
+    }
+
     /// One holder and nobody else. This is the default.
     #[must_use]
-    pub fn exclusive(self) -> Self {
-        Self { mode: Mode::Exclusive, ..self }
+    pub fn exclusive(mut self) -> Self {
+        self.wanted.mode = Mode::Exclusive;
+        self
     }
 
     /// Any number of holders, all of them shared.
     #[must_use]
-    pub fn shared(self) -> Self {
-        Self { mode: Mode::Shared, ..self }
+    pub fn shared(mut self) -> Self {
+        self.wanted.mode = Mode::Shared;
+        self
+    }
+
+    /// One of `limit` holders: a counting semaphore. All who ask must name the same limit.
+    #[must_use]
+    pub fn permit(mut self, limit: u32) -> Self {
+        self.wanted.mode = Mode::Permit;
+        self.wanted.limit = Some(limit);
+        self
+    }
+
+    /// Any JSON, shown to whoever looks at the lock.
+    #[must_use]
+    pub fn metadata(mut self, metadata: serde_json::Value) -> Self {
+        self.wanted.metadata = Some(metadata);
+        self
+    }
+
+    /// If the hold is lost rather than released, nobody gets the lock for so long: time for work
+    /// that was under way to come to an end.
+    #[must_use]
+    pub fn lock_delay(mut self, lock_delay: Duration) -> Self {
+        self.wanted.lock_delay_ms = clock::millis(lock_delay);
+        self
     }
 
     /// How long the lease lasts after its last renewal, 30 seconds unless said. A lost holder keeps
@@ -135,18 +175,26 @@ impl Acquire {
             () = answer.closed() => {
                 // The closed connection says it already; this is for an answer that was on its way.
                 if self.owner.is_none() {
-                    give_back(&self.client, &self.name, &owner, None).await;
+                    self.give_back_by_owner(owner).await;
                 }
                 return;
             }
         };
-        let guard = granted.map(|(acquired, lease)| LockGuard::new(self.client.clone(), acquired, lease));
+        let guard = granted.map(|(acquired, source)| LockGuard::new(self.client.clone(), acquired, source));
         // A guard that cannot be handed over is dropped, which releases it.
         let _ = answer.send(guard);
     }
 
+    /// Releases what the owner of this one acquire may have got without ever hearing of it.
+    async fn give_back_by_owner(&self, owner: String) {
+        let wire::Acquire { name, names, .. } = self.wanted.clone();
+        let session = self.session.as_ref().map(|session| session.id().to_owned());
+        let body = wire::Release { name, names, owner, session, ..wire::Release::default() };
+        let _ = send_release(&self.client, body, GIVING_BACK).await;
+    }
+
     /// One request after another until the wait is over: each waits for a minute at most.
-    async fn rounds(&self, owner: &str) -> Result<(wire::Acquired, Lease), Error> {
+    async fn rounds(&self, owner: &str) -> Result<(wire::Acquired, Source), Error> {
         let until = clock::now().saturating_add(self.wait);
         loop {
             let round = until.saturating_sub(clock::now()).min(WAIT_MAX);
@@ -162,15 +210,14 @@ impl Acquire {
         }
     }
 
-    async fn round(&self, owner: &str, wait: Duration) -> Result<(wire::Acquired, Lease), Error> {
+    async fn round(&self, owner: &str, wait: Duration) -> Result<(wire::Acquired, Source), Error> {
         let body = wire::Acquire {
-            name: self.name.clone(),
             owner: owner.to_owned(),
-            mode: self.mode,
-            ttl_ms: Some(clock::millis(self.ttl)),
+            ttl_ms: self.session.is_none().then(|| clock::millis(self.ttl)),
+            session: self.session.as_ref().map(|session| session.id().to_owned()),
             wait_ms: clock::millis(wait),
             request_id: Some(self.client.request_id()),
-            ..wire::Acquire::default()
+            ..self.wanted.clone()
         };
         let call = Call {
             method: Method::POST,
@@ -181,39 +228,35 @@ impl Acquire {
         };
         let answered = self.client.call(&call).await?;
         let acquired: wire::Acquired = answered.read()?;
+        if let Some(session) = &self.session {
+            return Ok((acquired, Source::Session(session.clone())));
+        }
         // Granted at some instant since it was first asked for: only the first is safe to count from.
         let lease = Lease::new(answered.first_sent, self.ttl, self.stop_margin);
         if clock::now() < lease.renew_at() {
-            return Ok((acquired, lease));
+            return Ok((acquired, Source::Lease(lease)));
         }
         // The wait has used up what is certain of the lease; a renewal says where it stands.
         let until = clock::now() + self.ttl;
         let lease = keeper::renew(&self.client, &acquired, &lease, until).await?;
-        Ok((acquired, lease))
+        Ok((acquired, Source::Lease(lease)))
     }
 }
 
 /// Releases a hold for which nobody is left, as well as that can be done in a few seconds.
-async fn give_back(client: &Client, name: &str, owner: &str, token: Option<u64>) {
-    let patience = Patience { attempt: GIVE_BACK / 3, total: GIVE_BACK };
+async fn give_back(client: &Client, acquired: &wire::Acquired) {
     // Whatever comes of it: the lease ends it at the latest.
-    let _ = release(client, name, owner, token, patience).await;
+    let _ = release(client, acquired, GIVING_BACK).await;
 }
 
-async fn release(
-    client: &Client,
-    name: &str,
-    owner: &str,
-    token: Option<u64>,
-    patience: Patience,
-) -> Result<(), Error> {
-    let body = wire::Release {
-        name: name.to_owned(),
-        owner: owner.to_owned(),
-        token,
-        request_id: Some(client.request_id()),
-        ..wire::Release::default()
-    };
+async fn release(client: &Client, acquired: &wire::Acquired, patience: Patience) -> Result<(), Error> {
+    let wire::Acquired { name, names, owner, session, token, .. } = acquired.clone();
+    let body = wire::Release { name, names, owner, session, token: Some(token), request_id: None };
+    send_release(client, body, patience).await
+}
+
+async fn send_release(client: &Client, body: wire::Release, patience: Patience) -> Result<(), Error> {
+    let body = wire::Release { request_id: Some(client.request_id()), ..body };
     let call = Call {
         method: Method::POST,
         target: "/lock/release".into(),
