@@ -3,6 +3,8 @@
 # load, and checks that nothing acknowledged is lost. Cleans up after itself.
 #
 #   docker/smoke.sh                        LOCKSTEP_PROFILE=dev builds faster
+#   BINARY=target/release/lockstep docker/smoke.sh
+#                                          takes a binary of this machine instead of compiling in a container
 #
 # Where base images cannot be pulled, it makes local stand-ins under the same names with debootstrap and
 # the Rust toolchain of this machine (needs root). STAND_IN_ONLY=1 does not even try to pull.
@@ -56,7 +58,7 @@ base_images() {
         mkdir -p "$work/root/data"
         import redis:7 --change 'WORKDIR /data' --change 'CMD ["redis-server"]'
     fi
-    if ! have rust:1-slim-bookworm; then
+    if [ -z "${BINARY:-}" ] && ! have rust:1-slim-bookworm; then
         say "stand-in for rust:1-slim-bookworm"
         root_with ca-certificates,gcc,libc6-dev
         mkdir -p "$work/root/usr/local/rust" "$work/root/usr/local/cargo"
@@ -133,9 +135,20 @@ drain() { # everything that is in the queue, one number a line
 }
 
 base_images
-say "build (profile ${LOCKSTEP_PROFILE:-release})"
-docker build --quiet --build-arg PROFILE="${LOCKSTEP_PROFILE:-release}" -f docker/Dockerfile -t lockstep:latest . >"$work/build.log" 2>&1 \
-    || fail "build: $(tail -n 20 "$work/build.log")"
+# The image as the Dockerfile describes it; with BINARY, its second stage around that binary.
+build_image() {
+    if [ -z "${BINARY:-}" ]; then
+        docker build --build-arg PROFILE="${LOCKSTEP_PROFILE:-release}" -f docker/Dockerfile -t lockstep:latest .
+        return
+    fi
+    mkdir "$work/image"
+    install "$BINARY" "$work/image/lockstep"
+    sed '1,/^FROM debian/{/^FROM debian/!d}; s|^COPY --from=build /out/lockstep|COPY lockstep|' docker/Dockerfile >"$work/image/Dockerfile"
+    docker build -t lockstep:latest "$work/image"
+}
+
+say "build (${BINARY:-profile ${LOCKSTEP_PROFILE:-release}})"
+build_image >"$work/build.log" 2>&1 || fail "build: $(tail -n 20 "$work/build.log")"
 docker image inspect --format 'lockstep:latest {{.Size}} bytes, user {{.Config.User}}' lockstep:latest
 say "start"
 "${compose[@]}" up --detach >"$work/up.log" 2>&1 || fail "up: $(tail -n 20 "$work/up.log")"

@@ -6,6 +6,7 @@ mod bench;
 mod dev;
 mod exec;
 mod http1;
+mod moving;
 mod remote;
 mod serve;
 mod signals;

@@ -1,5 +1,6 @@
 //! The same promises with Redis as the store: nodes keep nothing, and Redis itself may be killed.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -213,6 +214,60 @@ async fn a_redis_without_memory_gives_503_and_everything_goes_on_when_there_is_s
         (answer.status == 200).then_some(())
     })
     .await;
+}
+
+fn lockstep(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+    command.env_clear().args(arguments).stdin(Stdio::null());
+    command
+}
+
+#[tokio::test]
+async fn a_stopped_cluster_is_exported_and_imported_elsewhere() {
+    let (redis, other) = (RedisServer::start(), RedisServer::start());
+    let mut cluster = start(&redis).await;
+    let held = json!({"name": "kept", "owner": "keeper", "ttl_ms": 600_000});
+    let before = cluster.http(1).post("/lock/acquire", &held).await.unwrap();
+    let pushed = cluster.http(2).post("/queue/push", &json!({"key": "k", "payload": "moved"})).await.unwrap();
+    assert_eq!((before.status, pushed.status), (200, 200), "{} {}", before.text, pushed.text);
+    let file = cluster.directory().join("export");
+    let file = file.display().to_string();
+    let (from, to) = (redis.url(), other.url());
+    let export = ["cluster", "export", "--store", &from, &file];
+    let import = ["cluster", "import", "--store", &to, &file];
+    let limit = Duration::from_secs(30);
+    let running = run_to_end("an export while nodes run", lockstep(&export), limit).await;
+    let said = String::from_utf8_lossy(&running.stderr).into_owned();
+    assert!(!running.status.success() && said.contains("Stop all of them"), "{said}");
+
+    cluster.kill_all();
+    let done = run_to_end("export", lockstep(&export), limit).await;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let whole = std::fs::read(&file).unwrap();
+    for damaged in
+        [&whole[..whole.len() - 1], &[&whole[..whole.len() - 9], b"X", &whole[whole.len() - 8..]].concat()]
+    {
+        std::fs::write(&file, damaged).unwrap();
+        let refused = run_to_end("import of a damaged file", lockstep(&import), limit).await;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("no whole export"), "{said}");
+        assert_eq!(other.cli(&["DBSIZE"]), "0", "nothing was written");
+    }
+    std::fs::write(&file, &whole).unwrap();
+    let done = run_to_end("import", lockstep(&import), limit).await;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success() && said.contains("shard 3 of 3"), "{said}");
+    let twice = run_to_end("a second import", lockstep(&import), limit).await;
+    assert!(!twice.status.success());
+
+    let mut moved = start(&other).await;
+    let again = moved.http(2).post("/lock/acquire", &held).await.unwrap();
+    assert_eq!(again.json["token"], before.json["token"], "{}", again.text);
+    let fresh = moved.http(3).post("/lock/acquire", &json!({"name": "new", "owner": "o"})).await.unwrap();
+    assert!(fresh.json["token"].as_u64() > before.json["token"].as_u64(), "{}", fresh.text);
+    let popped = moved.http(1).get("/queue/pop").await.unwrap();
+    assert_eq!(popped.json["message"]["payload"], "moved", "{}", popped.text);
+    moved.kill_all();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Ask, Request, list, plain, table};
-use crate::cli::Failure;
+use crate::cli::{Failure, moving};
 
 /// Questions about the cluster.
 #[derive(clap::Subcommand)]
@@ -14,6 +14,10 @@ pub(in crate::cli) enum Command {
     Leader,
     /// Whether the node can serve; exit code 1 and the reasons if it cannot. For health checks
     Ready,
+    /// Write a stopped cluster whose store is Redis to a file
+    Export(moving::Args),
+    /// Write an exported cluster to a Redis that holds none under that name
+    Import(moving::Args),
 }
 
 impl Ask for Command {
@@ -22,7 +26,16 @@ impl Ask for Command {
             Self::Status => Request::get("/cluster", &[]),
             Self::Leader => Request::get("/leader", &[]),
             Self::Ready => Request::get("/ready", &[]),
+            Self::Export(_) | Self::Import(_) => return Err(Failure::usage("this command asks nobody")),
         })
+    }
+
+    fn offline(&self) -> Option<Result<(), Failure>> {
+        match self {
+            Self::Export(args) => Some(moving::export(args)),
+            Self::Import(args) => Some(moving::import(args)),
+            Self::Status | Self::Leader | Self::Ready => None,
+        }
     }
 
     fn show(&self, answer: &Value) -> Result<String, Failure> {
@@ -32,6 +45,7 @@ impl Ask for Command {
                 format!("node {} at {}, epoch {}", leader["id"], plain(&leader["url"]), answer["epoch"])
             }
             Self::Ready => "ready".to_owned(),
+            Self::Export(_) | Self::Import(_) => String::new(),
             Self::Status => format!("{}\n\n{}", members(answer), shards(answer)),
         })
     }

@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 use super::entry::{Author, Content, Entry, Position};
 use super::keys::Keys;
 use super::link::Link;
+use super::server::Server;
 use super::{Fault, Settings};
+use crate::clock::Clock;
 use crate::log::pack::Waiting;
 use crate::log::time::LogTime;
 use crate::log::{ProposeError, Status};
@@ -67,6 +69,29 @@ pub(super) enum End {
 }
 
 impl Driver {
+    /// One that is asked instead of running: nobody can propose anything to it.
+    pub(super) fn idle(server: &Arc<Server>, node: NodeId, shard: ShardId, state: Arc<State>) -> Self {
+        let settings = Settings::default();
+        let keys = Keys::new(&server.address().prefix(), shard);
+        let link = Link::new(server, keys.log(), settings.election_max);
+        Self {
+            node,
+            shard,
+            settings,
+            keys,
+            state,
+            status: watch::Sender::new(Status::default()),
+            commands: mpsc::channel(1).1,
+            orders: mpsc::channel(1).1,
+            log_time: LogTime::new(Clock::boot()),
+            reader: link.another(),
+            link,
+            tail: Position::default(),
+            author: None,
+            grown: (0, 0),
+        }
+    }
+
     /// Runs until told to stop, or until the stream is not what it should be.
     pub(super) async fn run(mut self) {
         let mut next = End::Follow;

@@ -58,6 +58,17 @@ impl Driver {
         }
     }
 
+    /// Reads to the end of the stream, for whoever only wants to know what is there.
+    pub(super) async fn catch_up(&mut self) -> Result<(), Fault> {
+        self.load().await?;
+        loop {
+            match self.next(Duration::from_millis(1)).await? {
+                Next::Entries(entries) if !entries.is_empty() => self.take(entries).await.map(drop)?,
+                Next::Entries(_) | Next::Ordered(_) => return Ok(()),
+            }
+        }
+    }
+
     /// Waits for entries at most `wait`, and turns away whoever comes meanwhile.
     async fn next(&mut self, wait: Duration) -> Result<Next, Fault> {
         let read = read(&mut self.reader, &self.keys, self.tail.id(), wait);

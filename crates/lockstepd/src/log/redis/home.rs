@@ -103,7 +103,7 @@ impl Home {
     }
 
     /// Waits until Redis answers, and says what is in the way if that is of no use.
-    async fn reach(&self) -> Result<(), Refusal> {
+    pub(super) async fn reach(&self) -> Result<(), Refusal> {
         let key = keys::cluster(&self.server.address().prefix());
         let (begun, mut told) = (Instant::now(), false);
         loop {
@@ -124,19 +124,30 @@ impl Home {
     }
 
     /// The record that is there, or else `new`.
-    async fn found(&self, new: &str) -> Result<Cluster, Refusal> {
+    pub(super) async fn found(&self, new: &str) -> Result<Cluster, Refusal> {
+        if let Some(there) = self.there().await? {
+            return Ok(there);
+        }
         let key = keys::cluster(&self.server.address().prefix());
         let mut link = Link::new(&self.server, key.clone(), ANSWER);
-        let get = redis::cmd("GET").arg(&key).to_owned();
-        let mut there = link.ask(&get).await.map_err(|failed| self.wrong_type(&key, failed.why()))?;
-        if there == Value::Nil {
-            let set = link.ask(redis::cmd("SET").arg(&key).arg(new).arg("NX")).await;
-            set.map_err(|failed| self.unusable(&failed.why()))?;
-            there = link.ask(&get).await.map_err(|failed| self.unusable(&failed.why()))?;
+        let set = link.ask(redis::cmd("SET").arg(&key).arg(new).arg("NX")).await;
+        set.map_err(|failed| self.unusable(&failed.why()))?;
+        self.there().await?.ok_or_else(|| self.foreign(&key))
+    }
+
+    /// The record that is there.
+    pub(super) async fn there(&self) -> Result<Option<Cluster>, Refusal> {
+        let key = keys::cluster(&self.server.address().prefix());
+        let mut link = Link::new(&self.server, key.clone(), ANSWER);
+        let found = link.ask(redis::cmd("GET").arg(&key)).await;
+        match found.map_err(|failed| self.wrong_type(&key, failed.why()))? {
+            Value::Nil => Ok(None),
+            Value::BulkString(text) => match serde_json::from_slice::<Cluster>(&text) {
+                Ok(cluster) if cluster.format == FORMAT => Ok(Some(cluster)),
+                _ => Err(self.foreign(&key)),
+            },
+            _ => Err(self.foreign(&key)),
         }
-        let Value::BulkString(text) = there else { return Err(self.foreign(&key)) };
-        let found: Cluster = serde_json::from_slice(&text).map_err(|_| self.foreign(&key))?;
-        if found.format == FORMAT { Ok(found) } else { Err(self.foreign(&key)) }
     }
 
     fn wrong_type(&self, key: &str, why: String) -> Refusal {

@@ -28,7 +28,7 @@ const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
 const SNAPSHOT_ENTRIES: u64 = 200_000;
 
 /// What became of an append.
-enum Fate {
+pub(super) enum Fate {
     Done,
     /// Not in, and never will be: the stream ends elsewhere.
     Elsewhere(String),
@@ -52,6 +52,10 @@ impl Driver {
             Fate::Refused(why) | Fate::Unknown(why) => return Err(Fault::Away(why)),
         }
         self.apply(Entry { at, author: author.clone(), content: Content::Reign })?;
+        if snapshot::pointer(&mut self.link, &self.keys).await?.is_none() {
+            // What a shard is told once, at its creation, is kept in snapshots: so there must be one soon.
+            self.grown.1 = SNAPSHOT_ENTRIES;
+        }
         self.tell(|status| {
             status.leader = Some(self.node);
             status.leading = true;
@@ -146,7 +150,7 @@ impl Driver {
     }
 
     /// Sends one entry until its fate is known, or for an election time-out.
-    async fn append(&mut self, at: Position, author: &Author, content: Content) -> Fate {
+    pub(super) async fn append(&mut self, at: Position, author: &Author, content: Content) -> Fate {
         let (kind, payload) = content.fields();
         let mut script = redis::cmd("EVAL");
         script.arg(include_str!("append.lua")).arg(2).arg(self.keys.log()).arg(self.keys.born());

@@ -14,6 +14,7 @@ mod home;
 mod keys;
 mod lead;
 mod link;
+mod offline;
 mod server;
 mod snapshot;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use crate::state::State;
 
 pub use address::Address;
 pub use home::{Cluster, Home};
+pub use offline::Offline;
 pub use server::{Refusal, Server};
 
 /// How a shard's log behaves.

@@ -1,5 +1,7 @@
 //! Three replicas in one process over a real Redis, which tests damage in every way they can.
 
+mod places;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -215,10 +217,12 @@ async fn a_snapshot_of_a_deposed_leader_does_not_count() {
     let address = Address::parse(&format!("{}?name={}", redis.url(), cluster.name)).unwrap();
     let keys = keys::Keys::new(&address.prefix(), cluster.shard);
     let mut link = link::Link::new(&Server::new(address).unwrap(), keys.log(), Duration::from_secs(5));
+    until(|| !redis.cli(&["KEYS", "*:snapshot"]).is_empty()).await;
+    let before = (redis.cli(&["KEYS", "*chunk*"]), redis.cli(&["HGETALL", &keys.pointer()]));
     let written = snapshot::write(&mut link, &keys, at.epoch, at, "stale".into()).await.unwrap();
     assert_eq!(written, snapshot::Written::Superseded);
-    assert_eq!(redis.cli(&["KEYS", "*chunk*"]), "", "its chunks are gone again");
-    assert_eq!(redis.cli(&["EXISTS", &keys.pointer()]), "0");
+    let after = (redis.cli(&["KEYS", "*chunk*"]), redis.cli(&["HGETALL", &keys.pointer()]));
+    assert_eq!(after, before, "its chunks are gone again, and the pointer is as it was");
 }
 
 /// Breaks the stream of a healthy cluster; what every node then says.
@@ -318,7 +322,7 @@ async fn a_gap_and_a_trimmed_beginning_stop_a_node_that_reads_them() {
         redis.cli(&["DEL", key]);
     });
     let gone = gone.await;
-    assert!(gone.contains("somebody deleted it"), "{gone}");
+    assert!(gone.contains("somebody deleted"), "{gone}");
 }
 
 #[tokio::test]
