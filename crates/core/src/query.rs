@@ -47,6 +47,8 @@ pub enum Query {
     },
     /// Live members and the ring epoch.
     Members,
+    /// The namespaces of the cache.
+    Namespaces,
 }
 
 /// The answer of one shard.
@@ -71,6 +73,8 @@ pub enum Answer {
         /// In order of their ids.
         members: Vec<Member>,
     },
+    /// To [`Query::Namespaces`].
+    Namespaces(crate::cache::space::Spaces),
     /// The question is meant for another kind of shard.
     Refused(Refusal),
 }

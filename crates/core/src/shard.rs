@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::space::Spaces;
 use crate::command::{Command, Effect, LockOp, Op, Refusal, Reply, VERSION};
 use crate::context::{Context, Counter};
 use crate::dedup::{Known, Memos};
@@ -66,6 +67,7 @@ pub struct Shard {
     counter: Counter,
     memos: Memos,
     members: Members,
+    spaces: Spaces,
     locks: Locks,
     queues: Queues,
     marks: Marks,
@@ -97,6 +99,7 @@ impl Shard {
             counter: Counter::default(),
             memos: Memos::new(settings.memo_max),
             members: Members::default(),
+            spaces: Spaces::default(),
             locks: Locks::new(settings.waiters_max),
             queues: Queues::new(settings.limits()),
             marks: Marks::default(),
@@ -111,7 +114,7 @@ impl Shard {
             Known::Refused(refusal) => Reply::Refused(refusal),
             Known::Answered(first) => match &command.op {
                 Op::Lock(op) => self.locks.again(now, op, &first),
-                Op::Queue(_) | Op::Member(_) => first,
+                Op::Queue(_) | Op::Member(_) | Op::Namespace(_) => first,
             },
             Known::New => {
                 let reply = match command.guard.as_ref().map(|guard| self.marks.check(guard)) {
@@ -201,6 +204,7 @@ impl Shard {
                 ring_epoch: self.members.ring_epoch(),
                 members: self.members.live().cloned().collect(),
             },
+            Query::Namespaces if coordinates => Answer::Namespaces(self.spaces.clone()),
             Query::Queue { queue } if !coordinates => Answer::Queue(self.queues.query(queue)),
             Query::Queues if !coordinates => Answer::Queues(self.queues.names()),
             Query::Remembers { id } => Answer::Remembers(self.memos.remembers(id)),
@@ -254,6 +258,7 @@ impl Shard {
                 cancel_tickets(&mut self.locks, &mut ctx, ended);
                 reply
             }
+            (Op::Namespace(op), ShardId::COORDINATION) => self.spaces.apply(op, ctx.effects),
             (Op::Queue(op), shard) if shard != ShardId::COORDINATION => self.queues.apply(&mut ctx, op),
             _ => Reply::Refused(Refusal::WrongShard),
         }

@@ -102,7 +102,7 @@ impl Run {
     fn shard_id(&self) -> ShardId {
         match self.log[0].1.op {
             Op::Queue(_) => ShardId(1),
-            Op::Lock(_) | Op::Member(_) => ShardId(0),
+            Op::Lock(_) | Op::Member(_) | Op::Namespace(_) => ShardId(0),
         }
     }
 }
