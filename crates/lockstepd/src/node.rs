@@ -246,7 +246,11 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
         drain_time: config.limits.drain,
     };
     let app = http::app(Arc::clone(&gate));
-    let serving = tokio::spawn(http::server::serve(listener, app, limits, async move {
+    let hit = {
+        let gate = Arc::clone(&gate);
+        move |request: &axum::http::Request<hyper::body::Incoming>| http::hit(&gate, request)
+    };
+    let serving = tokio::spawn(http::server::serve(listener, hit, app, limits, async move {
         let _ = closed.await;
     }));
 

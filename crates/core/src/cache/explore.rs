@@ -309,6 +309,7 @@ impl World {
             if_version: None,
             if_absent: false,
             fill: None,
+            guard: None,
             request_id: None,
         }
     }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Key, Version};
+use crate::guards::Guard;
 use crate::names::{Incarnation, NodeId, Origin};
 use crate::stamp::Millis;
 
@@ -44,6 +45,16 @@ pub enum Request {
         to: Addressee,
         /// Which.
         namespace: Arc<str>,
+    },
+    /// To a home: note that this token of a lock was seen with a read. Answered by
+    /// [`Answer::Guarded`].
+    Guard {
+        /// Whom the sender believes to be home.
+        to: Addressee,
+        /// The key that will be read.
+        key: Key,
+        /// What was seen.
+        guard: Guard,
     },
     /// To a home: let me go on reading all copies that I hold from you. Answered by [`Answer::Renewed`].
     Renew {
@@ -174,6 +185,8 @@ pub struct Write {
     pub if_absent: bool,
     /// Only if this right to fill, from [`Answer::Fill`], still stands.
     pub fill: Option<Version>,
+    /// Only if no newer token of this lock was seen at the home.
+    pub guard: Option<Guard>,
     /// Makes a retry harmless while the home's process lives.
     pub request_id: Option<String>,
 }
@@ -229,6 +242,8 @@ pub enum Answer {
     },
     /// To [`Request::Flush`].
     Flushed,
+    /// To [`Request::Guard`].
+    Guarded,
     /// To [`Request::Renew`].
     Renewed {
         /// The lease's length.
@@ -358,6 +373,9 @@ pub enum Refusal {
         /// What is there.
         current: Option<Version>,
     },
+    /// The guard does not hold.
+    #[error("guard: {0}")]
+    Guard(crate::command::Refusal),
     /// The right to fill is over: a write, a flush or a move came first, or its time has passed.
     #[error("fill void")]
     FillVoid,

@@ -262,6 +262,7 @@ fn answer(reply: &Reply) -> String {
             text
         }),
         Reply::Member { ring_epoch } => format!("member ring={ring_epoch}\n"),
+        Reply::Namespace { settings, revision } => format!("namespace {settings:?} revision={revision}\n"),
         Reply::Extended { visibility } => format!("extended by {}\n", visibility.0),
         Reply::Refused(refusal) => refused(refusal),
         Reply::Released => "released\n".into(),
@@ -288,6 +289,7 @@ fn hints(effects: &[Effect]) -> String {
             Effect::WakeTicket(ticket) => writeln!(text, "  wakes ticket {}", ticket.0),
             Effect::WakeQueue(queue) => writeln!(text, "  wakes queue {}", queue.0),
             Effect::RingChanged { epoch } => writeln!(text, "  ring changed to {epoch}"),
+            Effect::NamespacesChanged => writeln!(text, "  namespaces changed"),
         }
         .unwrap();
         text

@@ -73,7 +73,9 @@ impl Cache {
             match output {
                 home::Output::Answer { tag, answer } => {
                     // A caller that has gone does not mind.
-                    state.parked.callers.remove(&tag).map(|caller| caller.send(answer));
+                    if let Some(caller) = state.parked.callers.remove(&tag) {
+                        let _ = caller.send(answer);
+                    }
                 }
                 home::Output::Forget { to, order } => {
                     state.outbox.waiting.entry(to).or_default().push(order);

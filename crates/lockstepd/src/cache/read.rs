@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::join_all;
-use lockstep_core::cache::message::{Answer, Held, Request, Value, Wish};
+use lockstep_core::cache::message::{Answer, Held, Refusal, Request, Value, Wish};
+use lockstep_core::guards::Guard;
 use lockstep_core::names::Origin;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -26,6 +28,32 @@ impl Cache {
         self.lock().local(key, now).flatten()
     }
 
+    /// What `word` makes of the value in this node's memory, kept with it until it changes. `None` if
+    /// nothing may be read here now, or the value has a time to live. Never waits.
+    pub fn worded(&self, key: &str, word: impl FnOnce(&Entry) -> Bytes) -> Option<Bytes> {
+        let now = self.now();
+        let mut state = self.lock();
+        if let Some(note) = state.home.note(key, now) {
+            return Some(note.clone());
+        }
+        if let Some(seen) = state.copies.look(key, now)
+            && seen.left.is_none()
+            && !seen.note.is_empty()
+        {
+            return Some(seen.note.clone());
+        }
+        let entry = state.local(key, now)?.filter(|entry| entry.left.is_none())?;
+        let note = word(&entry);
+        let key = Key::from(key);
+        if state.home.tenure().serves(&key, now) {
+            state.home.annotate(&key, entry.version, note.clone());
+        } else {
+            let outputs = state.copies.annotate(&key, entry.version, entry.state, note.clone());
+            self.carry_out_copies(&mut state, outputs);
+        }
+        Some(note)
+    }
+
     /// The value, from memory or from the key's home; `None` is a miss. `skip_local` always asks
     /// the home. Errors: [`Error::HomeUnavailable`].
     pub async fn get(&self, key: &Key, skip_local: bool, timeout: Duration) -> Result<Option<Entry>, Error> {
@@ -42,6 +70,31 @@ impl Cache {
                 return Ok(held.map(|held| Entry::new(held, self.state_of(key), false)));
             }
             self.wait_for_change(deadline, &mut pause).await?;
+        }
+    }
+
+    /// Notes at the key's home that a token was seen: older ones may do nothing there any more.
+    pub async fn guard(&self, key: &Key, guard: &Guard, timeout: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
+        let mut pause = RETRY;
+        loop {
+            let now = self.now();
+            let route = self.lock().route(key, self.node, now);
+            let answer = match route {
+                Route::Own => Some(self.lock().home.guard(None, key, guard, now)),
+                Route::Remote(home) => {
+                    let to = self.addressee(home);
+                    let request = Request::Guard { to, key: key.clone(), guard: guard.clone() };
+                    let timeout = READ_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
+                    self.call(home.node, &request, timeout).await.ok()
+                }
+                Route::Nobody => None,
+            };
+            match answer {
+                Some(Answer::Guarded) => return Ok(()),
+                Some(Answer::Refused(Refusal::Guard(refusal))) => return Err(Error::Guard(refusal)),
+                _ => self.wait_for_change(deadline, &mut pause).await?,
+            }
         }
     }
 

@@ -53,6 +53,7 @@ impl Cache {
         let state = &mut *state;
         let answer = match request {
             Request::Renew { to } => state.home.renew(from, to, now),
+            Request::Guard { to, key, guard } => state.home.guard(Some(to), &key, &guard, now),
             Request::Forget(order) => Answer::Forgotten(state.copies.forget(&order, now)),
             Request::Inspect { key } => Answer::Place(place(state, &key, now)),
             Request::Bequest { from: leaver, ring_epoch, lines } => {

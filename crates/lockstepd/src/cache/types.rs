@@ -10,6 +10,7 @@ use lockstep_core::Millis;
 use lockstep_core::cache::space::Spaces;
 use lockstep_core::cache::{message, tenure};
 use lockstep_core::command::Member;
+use lockstep_core::guards::Guard;
 use lockstep_core::names::{Incarnation, Origin};
 
 pub use lockstep_core::cache::message::Change;
@@ -58,6 +59,9 @@ pub enum Error {
     /// The same request id came with another write.
     #[error("request conflict")]
     RequestConflict,
+    /// The guard does not hold.
+    #[error("guard: {0}")]
+    Guard(lockstep_core::Refusal),
     /// The right to fill is over.
     #[error("fill void")]
     FillVoid,
@@ -96,6 +100,8 @@ pub struct Write {
     pub if_absent: bool,
     /// Only if this right to fill still stands.
     pub fill: Option<Version>,
+    /// Only if no newer token of this lock was seen at the home.
+    pub guard: Option<Guard>,
     /// Makes a retry harmless while the home's process lives.
     pub request_id: Option<String>,
 }
@@ -103,14 +109,23 @@ pub struct Write {
 impl Write {
     /// A write without conditions.
     pub fn new(key: Key, change: Change) -> Self {
-        Self { key, change, ttl: None, if_version: None, if_absent: false, fill: None, request_id: None }
+        Self {
+            key,
+            change,
+            ttl: None,
+            if_version: None,
+            if_absent: false,
+            fill: None,
+            guard: None,
+            request_id: None,
+        }
     }
 }
 
 impl From<Write> for message::Write {
     fn from(write: Write) -> Self {
-        let Write { key, change, ttl, if_version, if_absent, fill, request_id } = write;
-        Self { key, change, ttl, if_version, if_absent, fill, request_id }
+        let Write { key, change, ttl, if_version, if_absent, fill, guard, request_id } = write;
+        Self { key, change, ttl, if_version, if_absent, fill, guard, request_id }
     }
 }
 

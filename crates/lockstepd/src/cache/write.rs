@@ -182,6 +182,7 @@ fn refused(refusal: Refusal, maybe: bool) -> Attempt {
         Refusal::VersionMismatch { current } => Error::VersionMismatch { current },
         Refusal::TooLarge => Error::TooLarge,
         Refusal::RequestConflict => Error::RequestConflict,
+        Refusal::Guard(refusal) => Error::Guard(refusal),
         Refusal::FillVoid => Error::FillVoid,
         Refusal::NotANumber => Error::NotANumber,
         Refusal::OutOfRange => Error::OutOfRange,

@@ -7,6 +7,7 @@ mod body;
 mod cache;
 mod cluster;
 mod error;
+mod hit;
 pub mod limits;
 mod locks;
 mod names;
@@ -31,6 +32,7 @@ use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::router::Router;
 use error::Fault;
+pub use hit::hit;
 use limits::Limits;
 
 /// What handlers stand on.
@@ -116,6 +118,13 @@ pub fn app(gate: Arc<Gate>) -> Routes {
         .route("/cache/set", post(cache::set))
         .route("/cache/get", get(cache::get))
         .route("/cache/delete", post(cache::delete))
+        .route("/cache/incr", post(cache::incr))
+        .route("/cache/mget", post(cache::mget))
+        .route("/cache/mset", post(cache::mset))
+        .route("/cache/flush", post(cache::flush))
+        .route("/cache/load", post(cache::load))
+        .route("/cache/line", get(cache::line))
+        .route("/cache/namespace", post(cache::namespace))
         .route("/leader", get(cluster::leader))
         .route("/cluster", get(cluster::cluster))
         .route("/health", get(cluster::health))

@@ -34,7 +34,6 @@ pub(super) fn request_id(text: &str) -> Result<(), Fault> {
 }
 
 /// The lock under which a request is done.
-#[expect(dead_code, reason = "for the routes of queues and cache; whoever calls it first removes this line")]
 pub(super) fn guard(guard: Option<wire::Guard>) -> Result<Option<Claim>, Fault> {
     let claim = |guard: wire::Guard| {
         let lock = LockName(name("guard.lock", &guard.lock)?);
@@ -50,15 +49,4 @@ pub(super) fn within(field: &str, value: u64, min: u64, max: u64) -> Result<Mill
         return Err(Fault::bad(format!("{field} is {value}; it must lie between {min} and {max}.")));
     }
     Ok(Millis(value))
-}
-
-/// The one namespace there is.
-pub(super) fn namespace(text: Option<&str>) -> Result<(), Fault> {
-    match text {
-        None | Some("default") => Ok(()),
-        Some(other) => Err(Fault::new(
-            lockstep_client::wire::Code::NoNamespace,
-            format!("There is no namespace {other:?}; leave it out to use \"default\"."),
-        )),
-    }
 }

@@ -7,6 +7,7 @@
 mod kit;
 
 mod bad_input;
+mod cache;
 mod client;
 mod crashes;
 mod load;

@@ -175,10 +175,10 @@ impl Copies {
         Some(seen.held.map(|held| Held { left: seen.left, ..held.clone() }))
     }
 
-    /// Attaches something to the copy of `key`, if it still has this version: it is counted, and
-    /// gone with the value.
-    pub fn annotate(&mut self, key: &str, version: Version, note: Bytes) -> Vec<Output> {
-        let squeezed = self.store.annotate(key, version, note);
+    /// Attaches something to the copy of `key`, if it still has this version and state: it is
+    /// counted, and gone with either.
+    pub fn annotate(&mut self, key: &str, version: Version, state: char, note: Bytes) -> Vec<Output> {
+        let squeezed = self.store.annotate(key, version, state, note);
         squeezed.into_iter().filter_map(|(key, copy)| self.give_back(key, copy)).collect()
     }
 

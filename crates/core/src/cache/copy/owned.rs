@@ -32,9 +32,10 @@ impl Copies {
     }
 
     /// Carries a write out here, if this node owns the line and may; `None`: ask the home. A write
-    /// with a request id or a right to fill is the home's to judge.
+    /// with a request id, a guard or a right to fill is the home's to judge.
     pub fn write(&mut self, write: &Write, now: Millis) -> Option<(Answer, Vec<Output>)> {
-        if write.request_id.is_some() || write.fill.is_some() || !self.is_readable(&write.key, now) {
+        let is_homes = write.request_id.is_some() || write.guard.is_some() || write.fill.is_some();
+        if is_homes || !self.is_readable(&write.key, now) {
             return None;
         }
         let copy = self.store.get(&write.key)?;

@@ -154,10 +154,18 @@ impl Store {
         self.make_room()
     }
 
-    /// Attaches a note to a copy that still has this version. Returns owned lines that had to make room.
-    pub(super) fn annotate(&mut self, key: &str, version: Version, note: Bytes) -> Vec<(Key, Copy)> {
+    /// Attaches a note to a copy that still has this version and state. Returns owned lines that had
+    /// to make room.
+    pub(super) fn annotate(
+        &mut self,
+        key: &str,
+        version: Version,
+        state: char,
+        note: Bytes,
+    ) -> Vec<(Key, Copy)> {
         if let Some(copy) = self.copies.get_mut(key)
             && copy.held.as_ref().is_some_and(|held| held.version == version)
+            && copy.state() == state
         {
             self.bytes = self.bytes + note.len() - copy.note.len();
             copy.note = note;

@@ -73,8 +73,10 @@ impl Home {
         let (ring_epoch, is_open) = (self.tenure.ring_epoch(), self.tenure.is_open(now));
         let is_over =
             |flush: &Flush| flush.ring_epoch != ring_epoch || (flush.awaiting.is_empty() && is_open);
-        let over: Vec<_> = self.flushes.0.extract_if(.., |_, flush| is_over(flush)).collect();
-        for (namespace, flush) in over {
+        let over = |(name, flush): (&Arc<str>, &Flush)| is_over(flush).then(|| name.clone());
+        let over: Vec<Arc<str>> = self.flushes.0.iter().filter_map(over).collect();
+        for namespace in over {
+            let Some(flush) = self.flushes.0.remove(&namespace) else { continue };
             let answer = if flush.ring_epoch == ring_epoch {
                 self.lines.flush(&namespace);
                 self.stats.flushes += 1;

@@ -39,6 +39,8 @@ pub(super) struct Line {
     pub(super) fill: Option<Fill>,
     /// Who waits for that, first come first.
     pub(super) loaders: VecDeque<Loader>,
+    /// What the driver made of the value, under this version.
+    pub(super) note: Option<(Version, Bytes)>,
     /// Of its namespace when it was last looked at: flushes since have emptied it.
     generation: u64,
     age: u64,
@@ -168,11 +170,13 @@ impl Line {
             _ => 0,
         };
         let loaders = self.loaders.len() * SHARER_BYTES;
+        let note = self.note.as_ref().map_or(0, |(_, note)| note.len());
         cost(key, self.value.as_ref().map_or(0, Bytes::len))
             + sharers * SHARER_BYTES
             + queued
             + pending
             + loaders
+            + note
     }
 }
 

@@ -118,8 +118,10 @@ fn fingerprint(write: &Write) -> u64 {
     if let Change::Set(value) = &write.change {
         field(value);
     }
+    let guard = write.guard.as_ref().map(|guard| (guard.lock.0.as_bytes(), guard.token.0));
+    field(guard.map_or(&[], |(lock, _)| lock));
     let pair = |version: Option<Version>| [version.map(|v| v.epoch), version.map(|v| v.counter)];
-    let numbers = [by, write.ttl.map(|ttl| ttl.0)];
+    let numbers = [by, write.ttl.map(|ttl| ttl.0), guard.map(|(_, token)| token)];
     for number in numbers.into_iter().chain(pair(write.if_version)).chain(pair(write.fill)) {
         field(number.map(u64::to_le_bytes).as_ref().map_or(&[], |bytes| bytes.as_slice()));
     }

@@ -17,6 +17,7 @@ use super::message::{Addressee, Answer, LineView, Order, Refusal};
 use super::space::{self, Settings, Spaces};
 use super::tenure::Tenure;
 use super::{Key, Tag};
+use crate::guards::{Guard, Marks};
 #[cfg(test)]
 use crate::names::Incarnation;
 use crate::names::{NodeId, Origin};
@@ -80,6 +81,8 @@ pub struct Home {
     lines: Lines,
     peers: Peers,
     memo: Memo,
+    /// Which tokens of which locks were seen here.
+    marks: Marks,
     /// Lines for which a pending change waits, by its number.
     pending: BTreeMap<u64, Key>,
     flushes: Flushes,
@@ -102,6 +105,7 @@ impl Home {
             lines: Lines::default(),
             peers: Peers::default(),
             memo: Memo::default(),
+            marks: Marks::default(),
             pending: BTreeMap::new(),
             flushes: Flushes::default(),
             loads_due: BTreeSet::new(),
@@ -167,6 +171,17 @@ impl Home {
         let homes = self.tenure.members().max(1) as u64;
         let share = self.settings(key).bytes_max.map_or(u64::MAX, |max| max.div_ceil(homes));
         self.bytes_max.min(usize::try_from(share).unwrap_or(usize::MAX))
+    }
+
+    /// A read of `key` comes under this guard: older tokens of its lock may do nothing here any more.
+    pub fn guard(&mut self, to: Option<Addressee>, key: &str, guard: &Guard, now: Millis) -> Answer {
+        if let Err(refusal) = self.admit(to, key, now) {
+            return Answer::Refused(refusal);
+        }
+        match self.marks.check(guard) {
+            Ok(()) => Answer::Guarded,
+            Err(refusal) => Answer::Refused(Refusal::Guard(refusal)),
+        }
     }
 
     /// Lets `from` go on reading its copies.

@@ -2,6 +2,8 @@
 //!
 //! It changes no value.
 
+use bytes::Bytes;
+
 use super::lines::{Owner, Queued};
 use super::{Home, Output};
 use crate::cache::message::{Addressee, Answer, Grant, Held, Refusal, Value, Wish};
@@ -26,6 +28,28 @@ impl Home {
             Some(line) if line.owner.is_some() => Err(Refusal::Owned),
             Some(line) => Ok(line.held(now)),
             None => Ok(None),
+        }
+    }
+
+    /// What was attached to the value of `key`, for a reader on this very node; `None` if there is
+    /// nothing, or the value may not be read now, or has a time to live.
+    #[must_use]
+    pub fn note(&self, key: &str, now: Millis) -> Option<&Bytes> {
+        let line = self.lines.get(key).filter(|line| line.owner.is_none() && line.deadline.is_none())?;
+        let (version, note) = line.note.as_ref()?;
+        let is_current = line.value.is_some() && *version == line.version && !line.is_leaving();
+        let may = is_current && !self.lines.is_flushed(key, line) && self.tenure.serves(key, now);
+        may.then_some(note)
+    }
+
+    /// Attaches something to the value of `key`, if it still has this version. It is counted.
+    pub fn annotate(&mut self, key: &Key, version: Version, note: Bytes) {
+        if let Some(line) = self.lines.get_mut(key)
+            && line.value.is_some()
+            && line.version == version
+        {
+            line.note = Some((version, note));
+            self.lines.settle(key, false);
         }
     }
 

@@ -38,6 +38,7 @@ fn set(key: &str, value: &str) -> Write {
         if_version: None,
         if_absent: false,
         fill: None,
+        guard: None,
         request_id: None,
     }
 }

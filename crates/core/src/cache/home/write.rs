@@ -9,6 +9,7 @@ use super::memo::Verdict;
 use super::{Home, Output};
 use crate::cache::message::{Addressee, Answer, Change, Refusal, Write};
 use crate::cache::{Key, Tag, Version, space};
+use crate::command::Refusal as Fence;
 use crate::stamp::Millis;
 
 impl Home {
@@ -35,6 +36,11 @@ impl Home {
         }
         let key = write.key.clone();
         let mut outputs = Vec::new();
+        if let Some(refusal) = self.fenced(&write) {
+            let answer = Answer::Refused(refusal);
+            self.finish(Writing { tag, since: now, write }, answer, now, &mut outputs);
+            return outputs;
+        }
         self.lines.entry(&key).queue.push_back(Queued::Write(Writing { tag, since: now, write }));
         self.advance(&key, now, &mut outputs);
         self.make_room(&key, now, &mut outputs);
@@ -52,6 +58,12 @@ impl Home {
         } else {
             None
         }
+    }
+
+    /// Why the guard of `write` does not hold; if it does, older tokens of its lock are refused from
+    /// now on.
+    fn fenced(&mut self, write: &Write) -> Option<Refusal> {
+        self.marks.check(write.guard.as_ref()?).err().map(Refusal::Guard)
     }
 
     /// Starts what waits at a line, until something has to wait for sharers.
@@ -79,8 +91,8 @@ impl Home {
     /// Whether it was committed at once.
     fn start(&mut self, key: &Key, writing: Writing, now: Millis, outputs: &mut Vec<Output>) -> bool {
         match self.lines.get_mut(key).map(|line| judge(line, &writing.write, now)) {
-            Some(Err(answer)) => {
-                self.finish(writing, answer, now, outputs);
+            Some(Err(why)) => {
+                self.finish(writing, why.answer(), now, outputs);
                 self.tend_loads(key, now, outputs);
                 false
             }
@@ -115,11 +127,15 @@ impl Home {
 
     fn commit(&mut self, key: &Key, writing: Writing, now: Millis, outputs: &mut Vec<Output>) {
         let default_ttl = self.settings(key).ttl;
+        // A newer holder may have come while this one waited for sharers.
+        if let Some(refusal) = self.fenced(&writing.write) {
+            return self.finish(writing, Answer::Refused(refusal), now, outputs);
+        }
         let Some(line) = self.lines.get_mut(key) else { return };
         // The value may have expired, and a right to fill ended, since the conditions were looked at.
         let next = match judge(line, &writing.write, now) {
             Ok(next) => next,
-            Err(answer) => return self.finish(writing, answer, now, outputs),
+            Err(why) => return self.finish(writing, why.answer(), now, outputs),
         };
         self.counter += 1;
         line.version = Version { epoch: self.tenure.ring_epoch(), counter: self.counter };
@@ -149,7 +165,9 @@ impl Home {
         let id = writing.write.request_id.as_deref();
         let also = match (&answer, id) {
             (_, None) => Vec::new(),
-            (Answer::Refused(Refusal::NotHome), Some(id)) => self.memo.forget(id),
+            (Answer::Refused(Refusal::NotHome | Refusal::Guard(Fence::GuardUnproven)), Some(id)) => {
+                self.memo.forget(id)
+            }
             (_, Some(id)) => self.memo.finish(id, &answer),
         };
         self.stats.stalled(now.since(writing.since));
@@ -192,10 +210,26 @@ struct Next {
     sum: Option<i64>,
 }
 
-/// What `write` would make of `line`; `Err`: the answer to a write that changes no value, because a
-/// condition does not hold or there is nothing to delete.
-fn judge(line: &mut Line, write: &Write, now: Millis) -> Result<Next, Answer> {
-    let refused = |refusal| Err(Answer::Refused(refusal));
+/// Why a write changes no value.
+enum NoChange {
+    /// There is nothing to delete.
+    NothingThere,
+    /// A condition does not hold.
+    Refused(Refusal),
+}
+
+impl NoChange {
+    fn answer(self) -> Answer {
+        match self {
+            Self::NothingThere => Answer::Written(None),
+            Self::Refused(refusal) => Answer::Refused(refusal),
+        }
+    }
+}
+
+/// What `write` would make of `line`.
+fn judge(line: &mut Line, write: &Write, now: Millis) -> Result<Next, NoChange> {
+    let refused = |refusal| Err(NoChange::Refused(refusal));
     if write.fill.is_some() && line.filling(now).map(|fill| fill.token) != write.fill {
         return refused(Refusal::FillVoid);
     }
@@ -211,7 +245,7 @@ fn judge(line: &mut Line, write: &Write, now: Millis) -> Result<Next, Answer> {
         Change::Delete => {
             // Whoever meant to fill it in has read what was there before somebody said: delete.
             line.fill = None;
-            Err(Answer::Written(None))
+            Err(NoChange::NothingThere)
         }
         Change::Add(by) => {
             let before = if current.is_some() { line.value.as_ref() } else { None };
