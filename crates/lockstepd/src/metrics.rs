@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(String, String)>;
 
 /// The routes that are counted by name; everything else counts as `other`.
-pub(crate) const ROUTES: [&str; 30] = [
+pub(crate) const ROUTES: [&str; 31] = [
     "/lock/acquire",
     "/lock/release",
     "/lock/renew",
@@ -40,6 +40,7 @@ pub(crate) const ROUTES: [&str; 30] = [
     "/cache/load",
     "/cache/line",
     "/cache/namespace",
+    "/cache/stats",
     "/leader",
     "/cluster",
     "/health",

@@ -21,12 +21,14 @@ mod drive;
 mod read;
 mod serve;
 mod space;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod types;
 mod write;
 
 pub use space::{Line, Loaded};
+pub use stats::Figures;
 pub use types::{Change, DEFAULT, Entry, Error, Key, Limits, Version, View, Write, Written};
 
 use drive::{Outbox, Parked};
@@ -53,6 +55,7 @@ pub struct Cache {
     changed: Notify,
     /// Wakes the background work: something is due earlier than it knows.
     due: Arc<Notify>,
+    counts: stats::Counts,
     me: Weak<Self>,
 }
 
@@ -89,6 +92,7 @@ impl Cache {
             }),
             changed: Notify::new(),
             due: Arc::new(Notify::new()),
+            counts: stats::Counts::default(),
             me: me.clone(),
         });
         tokio::spawn(drive::maintain(cache.me.clone(), cache.due.clone()));

@@ -12,6 +12,7 @@ use lockstep_core::names::Origin;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::stats::count;
 use super::{Cache, Entry, Error, Key, READ_TIMEOUT, RETRY, ReadAnswer, Route};
 
 /// A read that has begun.
@@ -34,15 +35,18 @@ impl Cache {
         let now = self.now();
         let mut state = self.lock();
         if let Some(note) = state.home.note(key, now) {
+            count(&self.counts.local_hits);
             return Some(note.clone());
         }
         if let Some(seen) = state.copies.look(key, now)
             && seen.left.is_none()
             && !seen.note.is_empty()
         {
+            count(&self.counts.local_hits);
             return Some(seen.note.clone());
         }
         let entry = state.local(key, now)?.filter(|entry| entry.left.is_none())?;
+        count(&self.counts.local_hits);
         let note = word(&entry);
         let key = Key::from(key);
         if state.home.tenure().serves(&key, now) {
@@ -63,10 +67,12 @@ impl Cache {
             if !skip_local {
                 let now = self.now();
                 if let Some(entry) = self.lock().local(key, now) {
+                    count(if entry.is_some() { &self.counts.local_hits } else { &self.counts.misses });
                     return Ok(entry);
                 }
             }
             if let Some(held) = self.read_home(key, skip_local, deadline).await {
+                count(if held.is_some() { &self.counts.home_reads } else { &self.counts.misses });
                 return Ok(held.map(|held| Entry::new(held, self.state_of(key), false)));
             }
             self.wait_for_change(deadline, &mut pause).await?;

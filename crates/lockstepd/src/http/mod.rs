@@ -124,6 +124,7 @@ pub fn app(gate: Arc<Gate>) -> Routes {
         .route("/cache/flush", post(cache::flush))
         .route("/cache/load", post(cache::load))
         .route("/cache/line", get(cache::line))
+        .route("/cache/stats", get(cache::stats))
         .route("/cache/namespace", post(cache::namespace))
         .route("/leader", get(cluster::leader))
         .route("/cluster", get(cluster::cluster))

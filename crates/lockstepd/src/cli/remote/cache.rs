@@ -108,6 +108,8 @@ pub(in crate::cli) enum Command {
         #[arg(long)]
         default_ttl_ms: Option<u64>,
     },
+    /// Show what the node's cache has done and holds
+    Stats,
     /// Show who holds a key, and in which coherence state
     Line {
         key: String,
@@ -177,6 +179,7 @@ impl Ask for Command {
                                     "default_ttl_ms": default_ttl_ms});
                 Request::post("/cache/namespace", fields)
             }
+            Self::Stats => Request::get("/cache/stats", &[]),
             Self::Line { key, namespace } => {
                 let query = [("k", Some(key.clone())), ("namespace", namespace.clone())];
                 Request::get("/cache/line", &query)
@@ -197,6 +200,7 @@ impl Ask for Command {
             },
             Self::Flush { .. } => "flushed".to_owned(),
             Self::Namespace { .. } => answer.to_string(),
+            Self::Stats => stats(answer),
             Self::Line { .. } => shown_line(answer),
         })
     }
@@ -220,6 +224,13 @@ fn results(answer: &Value, field: &str) -> String {
         None => plain(&item[field]),
     };
     list(answer, "results").map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn stats(answer: &Value) -> String {
+    let row =
+        |(name, value): (&String, &Value)| value.is_number().then(|| vec![name.clone(), value.to_string()]);
+    let rows: Vec<Vec<String>> = answer.as_object().into_iter().flatten().filter_map(row).collect();
+    table(&["figure", "value"], &rows)
 }
 
 fn shown_line(answer: &Value) -> String {

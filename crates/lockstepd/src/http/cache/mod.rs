@@ -9,7 +9,7 @@ mod write;
 
 pub(super) use batch::{mget, mset};
 pub(super) use get::{get, value as body};
-pub(super) use space::{flush, line, load, namespace};
+pub(super) use space::{flush, line, load, namespace, stats};
 pub(super) use write::{delete, incr, set};
 
 use lockstep_client::wire::{self, Code};

@@ -9,6 +9,7 @@ use lockstep_core::cache::message::Place;
 use lockstep_core::command::NamespaceOp;
 use lockstep_core::names::{NodeId, ShardId};
 use lockstep_core::{Op, Reply};
+use serde_json::json;
 
 use super::get::value;
 use super::{Named, known, one_key};
@@ -130,4 +131,14 @@ pub(crate) async fn line(
         changing: at_home.is_changing,
         nodes: places.iter().map(node).collect(),
     }))
+}
+
+pub(crate) async fn stats(State(gate): Shared) -> Result<Response, Fault> {
+    let figures = gate.api()?.cache.figures();
+    let mut shown: serde_json::Map<String, serde_json::Value> =
+        figures.plain.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let stalls =
+        figures.stalls.into_iter().map(|(ms_max, writes)| json!({"ms_max": ms_max, "writes": writes}));
+    shown.insert("write_stalls".into(), stalls.collect());
+    Ok(reply(&shown))
 }
