@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::Clock;
 use crate::peer::Peers;
 
+mod audit;
 mod drive;
 mod read;
 mod serve;
@@ -96,6 +97,7 @@ impl Cache {
             me: me.clone(),
         });
         tokio::spawn(drive::maintain(cache.me.clone(), cache.due.clone()));
+        tokio::spawn(audit::audit(cache.me.clone()));
         cache
     }
 

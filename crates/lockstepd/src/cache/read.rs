@@ -180,7 +180,12 @@ impl Cache {
         }
     }
 
-    async fn read_past_copies(&self, key: &Key, home: Origin, deadline: Instant) -> Option<Option<Held>> {
+    pub(super) async fn read_past_copies(
+        &self,
+        key: &Key,
+        home: Origin,
+        deadline: Instant,
+    ) -> Option<Option<Held>> {
         let request = Request::Read { to: self.addressee(home), key: key.clone(), wish: Wish::Look };
         let timeout = READ_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
         match self.call(home.node, &request, timeout).await {

@@ -14,6 +14,9 @@ pub(super) struct Counts {
     pub(super) local_hits: AtomicU64,
     pub(super) home_reads: AtomicU64,
     pub(super) misses: AtomicU64,
+    /// Copies compared with their home, and those that were not the same.
+    pub(super) audited: AtomicU64,
+    pub(super) disagreements: AtomicU64,
 }
 
 /// One more.
@@ -41,6 +44,8 @@ impl Cache {
             ("local_hits", read(&self.counts.local_hits)),
             ("home_reads", read(&self.counts.home_reads)),
             ("misses", read(&self.counts.misses)),
+            ("audited_copies", read(&self.counts.audited)),
+            ("disagreements", read(&self.counts.disagreements)),
             ("lines", state.home.len() as u64),
             ("line_bytes", state.home.bytes() as u64),
             ("copies", state.copies.len() as u64),

@@ -29,6 +29,9 @@ pub const IDLE: Millis = Millis(10_000);
 /// A renewal unanswered for this long is asked for again.
 const RENEWAL_TIMEOUT: Millis = Millis(500);
 
+/// How many copies are looked at for one that can be compared.
+const SAMPLED: usize = 16;
+
 /// One request to a home, and what it is called in the answer.
 pub type FlightId = u64;
 
@@ -328,6 +331,24 @@ impl Copies {
             lease.until = lease.until.max(until);
             lease.renewing_since = None;
         }
+    }
+
+    /// A shared copy to be compared with its home's line, behind the key `after`: its version, and a
+    /// number that [`Self::is_still`] knows it by.
+    #[must_use]
+    pub fn sample(&self, after: Option<&str>, now: Millis) -> Option<(Key, Version, u64)> {
+        let readable = |key: &Key, copy: &Copy| {
+            let version = copy.held.as_ref().map(|held| held.version)?;
+            let is_plain = copy.own.is_none() && copy.expires.is_none() && self.is_readable(key, now);
+            is_plain.then(|| (key.clone(), version, copy.serial))
+        };
+        self.store.after(after).take(SAMPLED).find_map(|(key, copy)| readable(key, copy))
+    }
+
+    /// Whether the copy of `key` is the one that was sampled, and may be read still.
+    #[must_use]
+    pub fn is_still(&self, key: &str, serial: u64, now: Millis) -> bool {
+        self.store.get(key).is_some_and(|copy| copy.serial == serial) && self.is_readable(key, now)
     }
 
     /// Bytes of all copies.

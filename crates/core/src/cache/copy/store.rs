@@ -5,6 +5,7 @@
 //! that have to go are handed out instead, to be given back. It knows no leases.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -123,6 +124,12 @@ impl Store {
 
     pub(super) fn get(&self, key: &str) -> Option<&Copy> {
         self.copies.get(key)
+    }
+
+    /// Copies behind `key` in order of their keys, from the beginning without one.
+    pub(super) fn after(&self, key: Option<&str>) -> impl Iterator<Item = (&Key, &Copy)> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.copies.range::<str, _>((from, Bound::Unbounded))
     }
 
     /// The copy of `key`. Whoever changes what it costs calls [`Self::insert`] instead.
