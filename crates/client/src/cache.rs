@@ -74,7 +74,9 @@ impl Cache {
             ttl_ms: None,
             if_version: None,
             if_absent: false,
+            fill_token: None,
             namespace: None,
+            guard: None,
             request_id: Some(self.client.request_id()),
         });
         Set { client: self.client.clone(), body }
@@ -83,7 +85,8 @@ impl Cache {
     /// Removes a key. Says whether there was a value.
     pub async fn delete(&self, key: &str) -> Result<bool, Error> {
         let request_id = Some(self.client.request_id());
-        let body = wire::Delete { key: key.to_owned(), if_version: None, namespace: None, request_id };
+        let body =
+            wire::Delete { key: key.to_owned(), if_version: None, namespace: None, guard: None, request_id };
         let deleted: wire::Deleted =
             self.client.send("/cache/delete", &body, Toward::Any, Duration::ZERO).await?;
         Ok(deleted.deleted)

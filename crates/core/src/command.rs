@@ -120,6 +120,8 @@ pub enum Op {
     Config(ConfigOp),
     /// On shard 0: who is alive.
     Member(MemberOp),
+    /// On shard 0: how the cache keeps the keys of a namespace.
+    Namespace(NamespaceOp),
 }
 
 /// How a lock is held.
@@ -402,6 +404,13 @@ pub enum Reply {
         /// The ring's epoch after this command.
         ring_epoch: u64,
     },
+    /// The namespace is so from now on.
+    Namespace {
+        /// All of its settings.
+        settings: crate::cache::space::Settings,
+        /// Of the namespaces: nodes that know this one know it.
+        revision: u64,
+    },
     /// Not done, and nothing changed.
     Refused(Refusal),
 }
@@ -564,12 +573,31 @@ pub enum Refusal {
     /// This process has left, or its node has a newer one.
     #[error("incarnation over")]
     IncarnationOver,
+    /// There are as many namespaces as there may be.
+    #[error("too many namespaces")]
+    TooManyNamespaces,
     /// The command is meant for another kind of shard.
     #[error("wrong shard")]
     WrongShard,
     /// A value is outside what the command allows; the HTTP edge should have refused it.
     #[error("invalid argument")]
     Invalid,
+}
+
+/// Commands of the cache's namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamespaceOp {
+    /// Makes a namespace, or changes what is given of its settings.
+    Configure {
+        /// Its name.
+        name: Arc<str>,
+        /// Whether a sole reader owns lines.
+        write_back: Option<bool>,
+        /// Bytes over all homes.
+        bytes_max: Option<u64>,
+        /// Time to live of writes that say none.
+        ttl: Option<Millis>,
+    },
 }
 
 /// A hint to the leader that something is worth looking at. Losing one costs a poll, never
@@ -589,6 +617,8 @@ pub enum Effect {
         /// The new ring epoch.
         epoch: u64,
     },
+    /// A namespace of the cache came into being or changed.
+    NamespacesChanged,
 }
 
 /// A live member as the log knows it.

@@ -94,6 +94,8 @@ pub enum Query {
     },
     /// Live members and the ring epoch.
     Members,
+    /// The namespaces of the cache.
+    Namespaces,
 }
 
 /// The answer of one shard.
@@ -133,6 +135,8 @@ pub enum Answer {
         /// In order of their ids.
         members: Vec<Member>,
     },
+    /// To [`Query::Namespaces`].
+    Namespaces(crate::cache::space::Spaces),
     /// The question is meant for another kind of shard.
     Refused(Refusal),
 }

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::space::Spaces;
 use crate::command::{Command, Effect, LockOp, Op, Refusal, Reply, VERSION};
 use crate::configs::Configs;
 use crate::context::{Context, Counter};
@@ -70,6 +71,7 @@ pub struct Shard {
     counter: Counter,
     memos: Memos,
     members: Members,
+    spaces: Spaces,
     locks: Locks,
     queues: Queues,
     marks: Marks,
@@ -102,6 +104,7 @@ impl Shard {
             counter: Counter::default(),
             memos: Memos::new(settings.memo_max),
             members: Members::default(),
+            spaces: Spaces::default(),
             locks: Locks::new(settings.waiters_max),
             marks: Marks::default(),
             queues: Queues::new(id, settings.queue_shards, settings.limits()),
@@ -117,7 +120,7 @@ impl Shard {
             Known::Refused(refusal) => Reply::Refused(refusal),
             Known::Answered(first) => match &command.op {
                 Op::Lock(op) => self.locks.again(now, op, &first),
-                Op::Queue(_) | Op::Config(_) | Op::Member(_) | Op::Session(_) => first,
+                Op::Queue(_) | Op::Config(_) | Op::Member(_) | Op::Namespace(_) | Op::Session(_) => first,
             },
             Known::New => {
                 let reply = match command.guard.as_ref().map(|guard| self.marks.check(guard)) {
@@ -214,6 +217,7 @@ impl Shard {
                 ring_epoch: self.members.ring_epoch(),
                 members: self.members.live().cloned().collect(),
             },
+            Query::Namespaces if coordinates => Answer::Namespaces(self.spaces.clone()),
             Query::Queue { queue } if !coordinates => Answer::Queue(self.queues.query(queue)),
             Query::Remembers { id } => Answer::Remembers(self.memos.remembers(id)),
             Query::Queues { after, limit } if !coordinates => {
@@ -301,6 +305,7 @@ impl Shard {
                 reply
             }
             (Op::Config(op), ShardId::COORDINATION) => self.configs.apply(&mut ctx, op),
+            (Op::Namespace(op), ShardId::COORDINATION) => self.spaces.apply(op, ctx.effects),
             (Op::Queue(op), shard) if shard != ShardId::COORDINATION => self.queues.apply(&mut ctx, op),
             _ => Reply::Refused(Refusal::WrongShard),
         }

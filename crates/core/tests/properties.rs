@@ -135,7 +135,7 @@ impl Run {
     fn shard_id(&self) -> ShardId {
         match self.log[0].1.op {
             Op::Queue(_) => ShardId(1),
-            Op::Lock(_) | Op::Config(_) | Op::Member(_) | Op::Session(_) => ShardId(0),
+            Op::Lock(_) | Op::Config(_) | Op::Member(_) | Op::Namespace(_) | Op::Session(_) => ShardId(0),
         }
     }
 }

@@ -135,6 +135,6 @@ impl Membership {
             .find(|member| member.node == origin.node && member.incarnation == origin.incarnation)
             .map(|member| (member.incarnation, member.since_epoch));
         let until = *self.until.lock().expect("nothing panics while it holds this");
-        View { ring_epoch, me, members, until }
+        View { ring_epoch, me, members, spaces: self.router.spaces(), until }
     }
 }

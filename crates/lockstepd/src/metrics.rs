@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(String, String)>;
 
 /// The routes that are counted by name; everything else counts as `other`.
-pub(crate) const ROUTES: [&str; 36] = [
+pub(crate) const ROUTES: [&str; 44] = [
     "/lock/acquire",
     "/lock/release",
     "/lock/renew",
@@ -46,6 +46,14 @@ pub(crate) const ROUTES: [&str; 36] = [
     "/cache/set",
     "/cache/get",
     "/cache/delete",
+    "/cache/incr",
+    "/cache/mget",
+    "/cache/mset",
+    "/cache/flush",
+    "/cache/load",
+    "/cache/line",
+    "/cache/namespace",
+    "/cache/stats",
     "/leader",
     "/cluster",
     "/health",
@@ -105,6 +113,14 @@ impl Metrics {
     /// A request for `path` begins.
     pub fn begin(&self, path: &str) -> Timer<'_> {
         Timer { route: self.routes.get(path).unwrap_or(&self.other), begun: Instant::now() }
+    }
+
+    /// A value was answered from memory, before any route was looked for.
+    pub fn hit(&self, span: std::time::Duration) {
+        if let Some(route) = self.routes.get("/cache/get") {
+            route.statuses[1].inc();
+            route.seconds.observe(span.as_secs_f64());
+        }
     }
 
     /// Sets a gauge such as `("raft_epoch", "0")`: a name, and a shard or peer.

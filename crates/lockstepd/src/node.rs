@@ -249,7 +249,11 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
         drain_time: config.limits.drain,
     };
     let app = http::app(Arc::clone(&gate));
-    let serving = tokio::spawn(http::server::serve(listener, app, limits, async move {
+    let hit = {
+        let gate = Arc::clone(&gate);
+        move |request: &axum::http::Request<hyper::body::Incoming>| http::hit(&gate, request)
+    };
+    let serving = tokio::spawn(http::server::serve(listener, hit, app, limits, async move {
         let _ = closed.await;
     }));
 
@@ -266,7 +270,12 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
         metrics: Arc::clone(&metrics),
     });
     tracing::info!(node = config.node.0, url = config.advertise, "serving");
-    let measuring = tokio::spawn(measure(metrics, Arc::clone(&node.router), node.engine.syncs()));
+    let measuring = tokio::spawn(measure(
+        metrics,
+        Arc::clone(&node.router),
+        Arc::clone(&node.cache),
+        node.engine.syncs(),
+    ));
     let ended = tokio::select! {
         () = &mut stop => Ok(()),
         failed = node.failed() => Err(failed),
@@ -283,7 +292,7 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
 }
 
 /// Keeps the gauges fresh.
-async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, wal: Option<Wal>) {
+async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, cache: Arc<Cache>, wal: Option<Wal>) {
     loop {
         for shard in router.shards() {
             let of = shard.id.to_string();
@@ -292,6 +301,13 @@ async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, wal: Option<Wal>) {
             metrics.set("shard_leader", &of, shard.leader.map_or(0, |node| node.0));
         }
         metrics.set("ring_epoch", "", router.ring_epoch());
+        let figures = cache.figures();
+        for (name, value) in figures.plain {
+            metrics.set("cache", name, value);
+        }
+        for (ms_max, writes) in figures.stalls {
+            metrics.set("cache_write_stall_ms", &ms_max.map_or("more".into(), |ms| ms.to_string()), writes);
+        }
         for (code, count) in router.guards_refused() {
             metrics.set("guards_refused", code, count);
         }

@@ -81,6 +81,8 @@ impl Waiters {
                 Effect::RingChanged { epoch } => {
                     self.ring_epoch.send_replace(*epoch);
                 }
+                // Whoever follows the ring looks at the namespaces as well.
+                Effect::NamespacesChanged => self.ring_epoch.send_modify(|_| ()),
             }
         }
     }

@@ -69,6 +69,18 @@ pub enum Code {
     VersionMismatch,
     /// There is no such namespace.
     NoNamespace,
+    /// The right to fill a value in is over.
+    FillVoid,
+    /// Somebody else fills the value in.
+    Loading,
+    /// The value is no whole number.
+    NotANumber,
+    /// The sum does not fit into 64 bits.
+    OutOfRange,
+    /// The key's home holds as much as it may for now.
+    CacheFull,
+    /// There are as many namespaces as there may be.
+    TooManyNamespaces,
     /// The key's home is dead, moving or cut off.
     HomeUnavailable,
     /// No leader can be reached.
@@ -89,7 +101,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 46] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -122,6 +134,12 @@ impl Code {
         Self::Miss,
         Self::VersionMismatch,
         Self::NoNamespace,
+        Self::FillVoid,
+        Self::Loading,
+        Self::NotANumber,
+        Self::OutOfRange,
+        Self::CacheFull,
+        Self::TooManyNamespaces,
         Self::HomeUnavailable,
         Self::NoLeader,
         Self::StoreAway,
@@ -172,6 +190,12 @@ impl Code {
             Self::Miss => "miss",
             Self::VersionMismatch => "version_mismatch",
             Self::NoNamespace => "no_namespace",
+            Self::FillVoid => "fill_void",
+            Self::Loading => "loading",
+            Self::NotANumber => "not_a_number",
+            Self::OutOfRange => "out_of_range",
+            Self::CacheFull => "cache_full",
+            Self::TooManyNamespaces => "too_many_namespaces",
             Self::HomeUnavailable => "home_unavailable",
             Self::NoLeader => "no_leader",
             Self::StoreAway => "store_away",

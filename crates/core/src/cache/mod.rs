@@ -6,8 +6,9 @@
 //! messages come out, time is an argument: each node's own monotonic milliseconds.
 //!
 //! Lines live in memory and are not replicated: a crash turns values into misses, never into old
-//! values. It deliberately has no Modified or Exclusive state yet: copies are Shared or Invalid,
-//! and every write is settled at the home.
+//! values. A copy is Shared or Invalid; where a namespace allows it, a sole reader's is Exclusive, and
+//! Modified once that reader has written it. It deliberately knows no clients: what a node does with
+//! what it reads is its own affair.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ mod explore;
 pub mod home;
 pub mod lease;
 pub mod message;
+pub mod space;
 pub mod tenure;
 
 /// A cache key. Shared, because lines, directories and messages all name it.

@@ -5,8 +5,10 @@
 //! It knows nothing of values; [`super::home::Home`] does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::message::Addressee;
+use super::space::Spaces;
 use crate::names::{Incarnation, NodeId, Origin};
 use crate::ring::HomeRing;
 use crate::stamp::Millis;
@@ -23,6 +25,8 @@ pub struct View {
     pub me: Option<(Incarnation, u64)>,
     /// Every live member, this node included.
     pub members: Vec<Origin>,
+    /// The namespaces.
+    pub spaces: Arc<Spaces>,
     /// The end of this process's membership lease by this node's clock, counted from the send of
     /// the last acknowledged heartbeat and shortened by the drift.
     pub until: Millis,
@@ -57,6 +61,8 @@ pub struct Tenure {
     hold_below: u64,
     reborn_due: bool,
     retired: bool,
+    /// Once retired: the current ring without this node.
+    next: Option<HomeRing>,
 }
 
 impl Tenure {
@@ -74,6 +80,7 @@ impl Tenure {
             hold_below: 0,
             reborn_due: false,
             retired: false,
+            next: None,
         }
     }
 
@@ -196,6 +203,37 @@ impl Tenure {
     /// Stops to serve for good, ahead of leaving the cluster.
     pub fn retire(&mut self) {
         self.retired = true;
+        let others: Vec<NodeId> = self.members.keys().copied().filter(|node| *node != self.node).collect();
+        self.next = Some(HomeRing::new(&others));
+    }
+
+    /// Where the line of `key` goes when it leaves this node.
+    #[must_use]
+    pub fn next_home(&self, key: &str) -> Option<NodeId> {
+        self.next.as_ref().or(self.rings.last())?.home(key)
+    }
+
+    /// Whether this node has retired and was home of `key` when it did.
+    #[must_use]
+    pub fn bequeaths(&self, key: &str) -> bool {
+        self.retired && self.rings.last().is_some_and(|ring| ring.home(key) == Some(self.node))
+    }
+
+    /// How many members the current ring has.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The members of the current ring, in order.
+    pub fn origins(&self) -> impl Iterator<Item = Origin> + '_ {
+        self.members.iter().map(|(node, incarnation)| Origin { node: *node, incarnation: *incarnation })
+    }
+
+    /// Whether every member has sealed under the current ring.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.me.is_some() && self.unsealed.is_empty()
     }
 
     /// The members whose seal under the current ring is still awaited.

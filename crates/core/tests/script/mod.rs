@@ -294,6 +294,7 @@ fn answer(reply: &Reply) -> String {
         Reply::Closed => "closed\n".into(),
         Reply::Waiting { ticket } => format!("waiting ticket={}\n", ticket.0),
         Reply::Member { ring_epoch } => format!("member ring={ring_epoch}\n"),
+        Reply::Namespace { settings, revision } => format!("namespace {settings:?} revision={revision}\n"),
         Reply::Refused(refusal) => refused(refusal),
         Reply::Released => "released\n".into(),
         Reply::Checked(standing) => format!("{standing:?}\n"),
@@ -336,6 +337,7 @@ fn hints(effects: &[Effect]) -> String {
             Effect::WakeOutbox => writeln!(text, "  wakes the outbox"),
             Effect::WakeQueue(queue) => writeln!(text, "  wakes queue {}", queue.0),
             Effect::RingChanged { epoch } => writeln!(text, "  ring changed to {epoch}"),
+            Effect::NamespacesChanged => writeln!(text, "  namespaces changed"),
         }
         .unwrap();
         text

@@ -3,21 +3,22 @@
 //!
 //! Every function that is given the state runs under its lock and never waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstep_core::cache::message::{Addressee, Answer, Held, Invalidate, Request};
+use lockstep_core::Millis;
+use lockstep_core::cache::message::{Addressee, Answer, Order, Request, Wish};
 use lockstep_core::cache::{Key, Tag, copy, home};
 use lockstep_core::names::{NodeId, Origin};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Cache, READ_TIMEOUT, RETRY, State};
+use super::{Cache, READ_TIMEOUT, RETRY, ReadAnswer, State};
 use crate::peer::{self, Lane, Service};
 
-/// How long to wait for the answer to an invalidation before it is sent again.
-const INVALIDATE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long to wait for the answer to orders before they are sent again.
+const FORGET_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long to wait for a renewal; a later answer would be worth little.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(500);
@@ -28,7 +29,8 @@ const SEAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often leases are looked at when nothing else is due.
 const LOOK: Duration = Duration::from_millis(250);
 
-type ReadAnswer = Result<Option<Held>, copy::AskAgain>;
+/// Requests in one message.
+const BATCH: usize = 256;
 
 /// Callers that wait for an answer of a machine, by tag.
 #[derive(Default)]
@@ -56,35 +58,57 @@ impl Parked {
     }
 }
 
+/// Orders that wait for the one before them to be answered: one message at a time to each node
+/// carries everything that came up meanwhile.
+#[derive(Default)]
+pub(super) struct Outbox {
+    waiting: BTreeMap<NodeId, Vec<Order>>,
+    /// Nodes to which somebody is sending.
+    busy: BTreeSet<NodeId>,
+}
+
 impl Cache {
     pub(super) fn carry_out_home(&self, state: &mut State, outputs: Vec<home::Output>) {
         for output in outputs {
             match output {
                 home::Output::Answer { tag, answer } => {
                     // A caller that has gone does not mind.
-                    state.parked.callers.remove(&tag).map(|caller| caller.send(answer));
+                    if let Some(caller) = state.parked.callers.remove(&tag) {
+                        let _ = caller.send(answer);
+                    }
                 }
-                home::Output::Invalidate { to, order } => {
-                    self.spawn(|cache| async move { cache.invalidate(to, order).await });
+                home::Output::Forget { to, order } => {
+                    state.outbox.waiting.entry(to).or_default().push(order);
+                    if state.outbox.busy.insert(to) {
+                        self.spawn(move |cache| async move { cache.send_orders(to).await });
+                    }
                     self.due.notify_one();
                 }
                 home::Output::Seal { to, ring_epoch } => {
-                    self.spawn(|cache| async move { cache.ask_seal(to, ring_epoch).await });
+                    self.spawn(move |cache| async move { cache.ask_seal(to, ring_epoch).await });
                 }
             }
         }
     }
 
     pub(super) fn carry_out_copies(&self, state: &mut State, outputs: Vec<copy::Output>) {
+        let mut asks: BTreeMap<Origin, Vec<(copy::FlightId, Key)>> = BTreeMap::new();
         for output in outputs {
             match output {
                 copy::Output::Answer { tag, value } => {
                     state.parked.readers.remove(&tag).map(|reader| reader.send(value));
                 }
-                copy::Output::Ask { flight, home, key } => {
-                    let to = addressee(state, home);
-                    self.spawn(move |cache| async move { cache.fly(flight, home, to, key).await });
+                copy::Output::Ask { flight, home, key } => asks.entry(home).or_default().push((flight, key)),
+                copy::Output::Return { home, key, grant } => {
+                    self.spawn(move |cache| async move { cache.give_back(home, key, grant).await });
                 }
+            }
+        }
+        for (home, mut flights) in asks {
+            let (to, wish) = (addressee(state, home), wish(state));
+            while !flights.is_empty() {
+                let batch = flights.drain(..flights.len().min(BATCH)).collect();
+                self.spawn(move |cache| async move { cache.fly(batch, home, to, wish).await });
             }
         }
     }
@@ -95,44 +119,101 @@ impl Cache {
         }
     }
 
-    async fn fly(&self, flight: copy::FlightId, home: Origin, to: Addressee, key: Key) {
-        let request = Request::Read { to, key, copy: true };
-        let answer = self.call(home.node, &request, READ_TIMEOUT).await;
+    async fn fly(&self, flights: Vec<(copy::FlightId, Key)>, home: Origin, to: Addressee, wish: Wish) {
+        let requests = flights.iter().map(|(_, key)| Request::Read { to, key: key.clone(), wish }).collect();
+        let answers = self.call_many(home.node, requests, READ_TIMEOUT).await.unwrap_or_default();
         let now = self.now();
         let mut state = self.lock();
-        let outputs = match answer {
-            Ok(Answer::Value(value)) => state.copies.landed(flight, value, now),
-            _ => state.copies.failed(flight),
-        };
-        self.carry_out_copies(&mut state, outputs);
+        let mut answers = answers.into_iter();
+        for (flight, _) in flights {
+            let outputs = match answers.next() {
+                Some(Answer::Value(value)) => state.copies.landed(flight, value, now),
+                _ => state.copies.failed(flight),
+            };
+            self.carry_out_copies(&mut state, outputs);
+        }
     }
 
-    /// Repeats until the sharer answers or need not any more.
-    async fn invalidate(&self, to: NodeId, order: Invalidate) {
-        let seq = order.seq;
-        let request = Request::Invalidate(order);
-        while self.lock().home.awaits(to, seq) {
-            if let Ok(Answer::Invalidated) = self.call(to, &request, INVALIDATE_TIMEOUT).await {
-                let now = self.now();
+    /// Sends what waits for `to` until nothing does. Orders are repeated until they are answered, or
+    /// need not be any more.
+    async fn send_orders(&self, to: NodeId) {
+        let mut unanswered: Vec<Order> = Vec::new();
+        loop {
+            {
                 let mut state = self.lock();
-                let outputs = state.home.acknowledged(to, seq, now);
-                return self.carry_out_home(&mut state, outputs);
+                let state = &mut *state;
+                unanswered.append(state.outbox.waiting.entry(to).or_default());
+                unanswered.retain(|order| state.home.awaits(to, order.seq));
+                if unanswered.is_empty() {
+                    state.outbox.busy.remove(&to);
+                    return;
+                }
+            }
+            let batch: Vec<Order> = unanswered.drain(..unanswered.len().min(BATCH)).collect();
+            let requests = batch.iter().cloned().map(Request::Forget).collect();
+            match self.call_many(to, requests, FORGET_TIMEOUT).await {
+                Ok(answers) => self.take_answers(to, &batch, answers),
+                Err(_) => {
+                    unanswered.extend(batch);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn take_answers(&self, from: NodeId, orders: &[Order], answers: Vec<Answer>) {
+        let now = self.now();
+        let mut state = self.lock();
+        for (order, answer) in orders.iter().zip(answers) {
+            if let Answer::Forgotten(had) = answer {
+                let outputs = state.home.acknowledged(from, order.seq, had, now);
+                self.carry_out_home(&mut state, outputs);
+            }
+        }
+    }
+
+    /// Repeats until the home has answered or its process is no more.
+    async fn give_back(&self, home: Origin, key: Key, grant: u64) {
+        loop {
+            let (request, is_member) = {
+                let now = self.now();
+                let state = self.lock();
+                let Some(written) = state.copies.returning(&key, grant, now) else { return };
+                let to = addressee(&state, home);
+                let is_member = state.home.tenure().origins().any(|origin| origin == home);
+                (Request::Return { to, key: key.clone(), grant, written }, is_member)
+            };
+            let answer = self.call(home.node, &request, FORGET_TIMEOUT).await;
+            if matches!(answer, Ok(Answer::Returned)) || !is_member {
+                return self.lock().copies.returned(&key, grant);
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
-    /// Repeats until the member has sealed or another ring makes that moot.
+    /// Repeats until the member has sealed and sent everything, or another ring makes that moot.
     async fn ask_seal(&self, to: NodeId, ring_epoch: u64) {
-        let request = Request::Seal { ring_epoch };
-        while self.lock().home.awaits_seal(to, ring_epoch) {
-            if let Ok(Answer::Sealed { ring_epoch }) = self.call(to, &request, SEAL_TIMEOUT).await {
+        loop {
+            let have = {
+                let state = self.lock();
+                if !state.home.awaits_seal(to, ring_epoch) {
+                    return;
+                }
+                state.home.has_lines_of(to)
+            };
+            let request = Request::Seal { ring_epoch, have };
+            let answer = self.call(to, &request, SEAL_TIMEOUT).await;
+            if let Ok(Answer::Sealed { ring_epoch: sealed, first, lines, more }) = answer {
+                let is_fruitful = !lines.is_empty() || sealed == ring_epoch;
                 let now = self.now();
                 let mut state = self.lock();
-                let outputs = state.home.sealed(to, ring_epoch, now);
+                let outputs = state.home.sealed(to, sealed, first, lines, more, now);
                 self.carry_out_home(&mut state, outputs);
                 drop(state);
                 self.changed.notify_waiters();
+                if is_fruitful {
+                    continue;
+                }
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -163,13 +244,32 @@ impl Cache {
         postcard::from_bytes(&answer).map_err(|_| peer::Error::NoAnswer)
     }
 
+    /// Several requests in one message; one answer each.
+    pub(super) async fn call_many(
+        &self,
+        to: NodeId,
+        mut requests: Vec<Request>,
+        timeout: Duration,
+    ) -> Result<Vec<Answer>, peer::Error> {
+        if requests.len() == 1 {
+            return Ok(vec![self.call(to, &requests.remove(0), timeout).await?]);
+        }
+        let count = requests.len();
+        match self.call(to, &Request::Many(requests), timeout).await? {
+            Answer::Many(answers) if answers.len() == count => Ok(answers),
+            _ => Err(peer::Error::NoAnswer),
+        }
+    }
+
     /// Does what is due; returns how long nothing else will be.
     fn look_around(&self) -> Duration {
         let now = self.now();
         let mut state = self.lock();
         let outputs = state.home.tick(now);
         self.carry_out_home(&mut state, outputs);
-        for home in state.copies.renewals(now) {
+        let (renewals, outputs) = state.copies.renewals(now);
+        self.carry_out_copies(&mut state, outputs);
+        for home in renewals {
             self.spawn(move |cache| async move { cache.renew(home).await });
         }
         match state.home.next_deadline() {
@@ -184,6 +284,10 @@ fn addressee(state: &State, home: Origin) -> Addressee {
     Addressee { incarnation: home.incarnation, ring_epoch: state.home.tenure().ring_epoch() }
 }
 
+fn wish(state: &State) -> Wish {
+    state.copies.process().map_or(Wish::Keep, |process| Wish::Own { process })
+}
+
 /// Looks around as time passes, until the cache is dropped.
 pub(super) async fn maintain(cache: Weak<Cache>, due: Arc<Notify>) {
     while let Some(alive) = cache.upgrade() {
@@ -191,4 +295,9 @@ pub(super) async fn maintain(cache: Weak<Cache>, due: Arc<Notify>) {
         drop(alive);
         let _ = tokio::time::timeout(pause, due.notified()).await;
     }
+}
+
+/// What is left until `deadline`, as the machines count.
+pub(super) fn millis(span: Duration) -> Millis {
+    Millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lockstep_core::Millis;
-use lockstep_core::cache::Key;
 use lockstep_core::cache::copy::{AskAgain, Copies};
 use lockstep_core::cache::home::Home;
-use lockstep_core::cache::message::{Answer, Held, Request, Value};
+use lockstep_core::cache::message::{Held, Refusal, Request};
 use lockstep_core::names::{NodeId, Origin};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -18,22 +17,31 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::Clock;
 use crate::peer::Peers;
 
+mod audit;
 mod drive;
+mod read;
 mod serve;
+mod space;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod types;
 mod write;
 
-pub use types::{Entry, Error, Limits, Version, View, Write};
+pub use space::{Line, Loaded};
+pub use stats::Figures;
+pub use types::{Change, DEFAULT, Entry, Error, Key, Limits, Version, View, Write, Written};
 
-use drive::Parked;
+use drive::{Outbox, Parked};
 
 /// How long one read at a home may take before its readers look at the ring again.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait before a message is sent again.
 const RETRY: Duration = Duration::from_millis(25);
+
+/// How long a node that stops waits until what it owned has been given back.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
 /// The longest pause of a request that waits for a home, unless something changes sooner.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
@@ -48,6 +56,7 @@ pub struct Cache {
     changed: Notify,
     /// Wakes the background work: something is due earlier than it knows.
     due: Arc<Notify>,
+    counts: stats::Counts,
     me: Weak<Self>,
 }
 
@@ -55,7 +64,10 @@ struct State {
     home: Home,
     copies: Copies,
     parked: Parked,
+    outbox: Outbox,
 }
+
+type ReadAnswer = Result<Option<Held>, AskAgain>;
 
 /// Where a request about a key goes.
 enum Route {
@@ -77,85 +89,16 @@ impl Cache {
                 home: Home::new(node, limits.home_bytes),
                 copies: Copies::new(limits.copy_bytes),
                 parked: Parked::default(),
+                outbox: Outbox::default(),
             }),
             changed: Notify::new(),
             due: Arc::new(Notify::new()),
+            counts: stats::Counts::default(),
             me: me.clone(),
         });
         tokio::spawn(drive::maintain(cache.me.clone(), cache.due.clone()));
+        tokio::spawn(audit::audit(cache.me.clone()));
         cache
-    }
-
-    /// The value from this node's memory, if it holds a copy that may be read now. Never waits.
-    pub fn get_local(&self, key: &str) -> Option<Entry> {
-        let now = self.now();
-        self.lock().local(key, now).flatten().map(|held| Entry::new(held, true))
-    }
-
-    /// The value, from memory or from the key's home; `None` is a miss. `skip_local` always asks
-    /// the home. Errors: [`Error::HomeUnavailable`].
-    pub async fn get(&self, key: &str, skip_local: bool, timeout: Duration) -> Result<Option<Entry>, Error> {
-        let deadline = Instant::now() + timeout;
-        let key = Key::from(key);
-        let mut pause = RETRY;
-        loop {
-            if !skip_local {
-                let now = self.now();
-                if let Some(held) = self.lock().local(&key, now) {
-                    return Ok(held.map(|held| Entry::new(held, true)));
-                }
-            }
-            if let Some(held) = self.read_home(&key, skip_local, deadline).await {
-                return Ok(held.map(|held| Entry::new(held, false)));
-            }
-            self.wait_for_change(deadline, &mut pause).await?;
-        }
-    }
-
-    /// One attempt at the home; `None` if it has to be tried again.
-    async fn read_home(&self, key: &Key, skip_local: bool, deadline: Instant) -> Option<Option<Held>> {
-        let route = {
-            let now = self.now();
-            let state = self.lock();
-            match state.home.read_own(key, now) {
-                Ok(held) => return Some(held),
-                Err(_) => state.remote(key, self.node),
-            }
-        };
-        match route {
-            Route::Remote(home) if skip_local => self.read_past_copies(key, home, deadline).await,
-            Route::Remote(home) => self.read_through_copies(key, home, deadline).await.ok(),
-            Route::Own | Route::Nobody => None,
-        }
-    }
-
-    async fn read_past_copies(&self, key: &Key, home: Origin, deadline: Instant) -> Option<Option<Held>> {
-        let request = Request::Read { to: self.addressee(home), key: key.clone(), copy: false };
-        let timeout = READ_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-        match self.call(home.node, &request, timeout).await {
-            Ok(Answer::Value(Value { held, .. })) => Some(held),
-            _ => None,
-        }
-    }
-
-    async fn read_through_copies(
-        &self,
-        key: &Key,
-        home: Origin,
-        deadline: Instant,
-    ) -> Result<Option<Held>, AskAgain> {
-        let now = self.now();
-        let answer = {
-            let mut state = self.lock();
-            let (tag, answer) = state.parked.reader();
-            let outputs = state.copies.read(key, home, tag, now);
-            self.carry_out_copies(&mut state, outputs);
-            answer
-        };
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(AskAgain),
-        }
     }
 
     /// The log shows this ring. Call it whenever the applied state of the coordination shard shows
@@ -163,6 +106,9 @@ impl Cache {
     pub fn set_view(&self, view: &View) {
         let now = self.now();
         let mut state = self.lock();
+        if let Some((incarnation, _)) = view.me {
+            state.copies.set_process(incarnation);
+        }
         let outputs = state.home.set_view(&view.to_core(), now);
         self.carry_out_home(&mut state, outputs);
         drop(state);
@@ -180,21 +126,43 @@ impl Cache {
     }
 
     /// Stops to be a home, for good: returns when nothing that this node served can be read from
-    /// any copy. To be done before the cluster is told that this node leaves, because others then
-    /// take its keys over at once.
+    /// any copy, what it owned is its homes' again, and its lines are with those who are home next.
+    /// To be done before the cluster is told that this node leaves, because others then take its
+    /// keys over at once.
     pub async fn retire(&self) {
+        let patience = Instant::now() + GIVE_BACK;
         loop {
             let now = self.now();
             {
                 let mut state = self.lock();
+                let outputs = state.copies.give_all_back(None);
+                self.carry_out_copies(&mut state, outputs);
                 let outputs = state.home.retire(now);
                 self.carry_out_home(&mut state, outputs);
-                if state.home.is_empty() {
-                    return;
+                if state.home.has_left() && (state.copies.owns_nothing() || Instant::now() >= patience) {
+                    break;
                 }
             }
             tokio::time::sleep(RETRY).await;
         }
+        self.bequeath().await;
+    }
+
+    /// Sends the lines ahead. What does not arrive becomes a miss.
+    async fn bequeath(&self) {
+        let now = self.now();
+        let (from, ring_epoch, portions) = {
+            let state = self.lock();
+            let tenure = state.home.tenure();
+            (tenure.origin(), tenure.ring_epoch(), state.home.bequests(now))
+        };
+        let send = |(heir, lines)| async move {
+            let request = Request::Bequest { from, ring_epoch, lines };
+            if self.call(heir, &request, READ_TIMEOUT).await.is_err() {
+                tracing::info!(heir = heir.0, "could not hand cache lines over; they are misses now");
+            }
+        };
+        futures::future::join_all(portions.into_iter().map(send)).await;
     }
 
     fn now(&self) -> Millis {
@@ -218,10 +186,16 @@ impl Cache {
 
 impl State {
     /// What this node may answer by itself: a line if it is the home, else a copy.
-    fn local(&mut self, key: &str, now: Millis) -> Option<Option<Held>> {
+    fn local(&mut self, key: &str, now: Millis) -> Option<Option<Entry>> {
         match self.home.read_own(key, now) {
-            Ok(held) => Some(held),
-            Err(_) => self.copies.lookup(key, now),
+            Ok(held) => Some(held.map(|held| Entry::new(held, 'S', true))),
+            Err(Refusal::Owned) => None,
+            Err(_) => {
+                let seen = self.copies.look(key, now)?;
+                let entry =
+                    |held: &Held| Entry::new(Held { left: seen.left, ..held.clone() }, seen.state, true);
+                Some(seen.held.map(entry))
+            }
         }
     }
 

@@ -4,11 +4,27 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lockstep_core::cache::message::{Answer, Request};
+use lockstep_core::cache::message::{Answer, Place, Request};
 use lockstep_core::names::NodeId;
+use tokio::sync::oneshot;
 
-use super::Cache;
+use super::{Cache, State};
 use crate::peer::{Error, Handler};
+
+/// An answer, or where it will come.
+enum Soon {
+    Now(Answer),
+    Later(oneshot::Receiver<Answer>),
+}
+
+impl Soon {
+    async fn get(self) -> Result<Answer, Error> {
+        match self {
+            Self::Now(answer) => Ok(answer),
+            Self::Later(answer) => answer.await.map_err(|_| Error::NoAnswer),
+        }
+    }
+}
 
 #[async_trait]
 impl Handler for Cache {
@@ -21,34 +37,67 @@ impl Handler for Cache {
 
 impl Cache {
     async fn answer(&self, from: NodeId, request: Request) -> Result<Answer, Error> {
+        let Request::Many(requests) = request else { return self.begin(from, request)?.get().await };
+        let soon =
+            requests.into_iter().map(|request| self.begin(from, request)).collect::<Result<Vec<_>, _>>()?;
+        let mut answers = Vec::with_capacity(soon.len());
+        for answer in soon {
+            answers.push(answer.get().await?);
+        }
+        Ok(Answer::Many(answers))
+    }
+
+    fn begin(&self, from: NodeId, request: Request) -> Result<Soon, Error> {
         let now = self.now();
-        let parked = {
-            let mut state = self.lock();
-            match request {
-                Request::Read { to, key, copy } => {
-                    let (answer, outputs) = state.home.read(from, to, &key, copy, now);
-                    self.carry_out_home(&mut state, outputs);
-                    return Ok(answer);
-                }
-                Request::Renew { to } => return Ok(state.home.renew(from, to, now)),
-                Request::Invalidate(order) => {
-                    state.copies.invalidate(&order.key);
-                    return Ok(Answer::Invalidated);
-                }
-                Request::Write { to, write } => {
-                    let (tag, parked) = state.parked.caller();
-                    let outputs = state.home.write(tag, to, write, now);
-                    self.carry_out_home(&mut state, outputs);
-                    parked
-                }
-                Request::Seal { ring_epoch } => {
-                    let (tag, parked) = state.parked.caller();
-                    let outputs = state.home.seal(tag, ring_epoch);
-                    self.carry_out_home(&mut state, outputs);
-                    parked
-                }
+        let mut state = self.lock();
+        let state = &mut *state;
+        let answer = match request {
+            Request::Renew { to } => state.home.renew(from, to, now),
+            Request::Guard { to, key, guard } => state.home.guard(Some(to), &key, &guard, now),
+            Request::Forget(order) => Answer::Forgotten(state.copies.forget(&order, now)),
+            Request::Inspect { key } => Answer::Place(place(state, &key, now)),
+            Request::Bequest { from: leaver, ring_epoch, lines } => {
+                state.home.inherit(leaver, ring_epoch, lines)
             }
+            Request::Return { to, key, grant, written } => {
+                let (answer, outputs) = state.home.returned(from, to, &key, grant, written, now);
+                self.carry_out_home(state, outputs);
+                answer
+            }
+            Request::Many(_) => return Err(Error::Malformed),
+            Request::Read { .. }
+            | Request::Write { .. }
+            | Request::Load { .. }
+            | Request::Flush { .. }
+            | Request::Seal { .. } => return Ok(Soon::Later(self.park(state, from, request))),
         };
-        parked.await.map_err(|_| Error::NoAnswer)
+        Ok(Soon::Now(answer))
+    }
+
+    /// What the home answers when it can.
+    fn park(&self, state: &mut State, from: NodeId, request: Request) -> oneshot::Receiver<Answer> {
+        let now = self.now();
+        let (tag, parked) = state.parked.caller();
+        let outputs = match request {
+            Request::Read { to, key, wish } => state.home.read(tag, from, to, &key, wish, now),
+            Request::Write { to, write } => state.home.write(tag, to, write, now),
+            Request::Load { to, load } => {
+                self.due.notify_one();
+                state.home.load(tag, Some(to), load, now)
+            }
+            Request::Flush { to, namespace } => state.home.flush(tag, to, &namespace, now),
+            Request::Seal { ring_epoch, have } => state.home.seal(tag, from, ring_epoch, have, now),
+            _ => Vec::new(),
+        };
+        self.carry_out_home(state, outputs);
+        parked
+    }
+}
+
+pub(super) fn place(state: &State, key: &str, now: lockstep_core::Millis) -> Place {
+    Place {
+        line: state.home.inspect(key, now),
+        copy: state.copies.inspect(key, now),
+        spaces: state.home.spaces().revision(),
     }
 }

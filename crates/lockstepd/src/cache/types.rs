@@ -2,15 +2,20 @@
 //!
 //! It holds no behaviour beside conversions to the core's words.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_core::Millis;
+use lockstep_core::cache::space::Spaces;
 use lockstep_core::cache::{message, tenure};
 use lockstep_core::command::Member;
+use lockstep_core::guards::Guard;
 use lockstep_core::names::{Incarnation, Origin};
 
-pub use lockstep_core::cache::Version;
+pub use lockstep_core::cache::message::Change;
+pub use lockstep_core::cache::space::DEFAULT;
+pub use lockstep_core::cache::{Key, Version};
 
 /// A value with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +33,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(held: message::Held, local: bool) -> Self {
-        Self { value: held.value, version: held.version, left: held.left, state: 'S', local }
+    pub(super) fn new(held: message::Held, state: char, local: bool) -> Self {
+        Self { value: held.value, version: held.version, left: held.left, state, local }
     }
 }
 
@@ -54,29 +59,73 @@ pub enum Error {
     /// The same request id came with another write.
     #[error("request conflict")]
     RequestConflict,
+    /// The guard does not hold.
+    #[error("guard: {0}")]
+    Guard(lockstep_core::Refusal),
+    /// The right to fill is over.
+    #[error("fill void")]
+    FillVoid,
+    /// The value is not a whole number.
+    #[error("not a number")]
+    NotANumber,
+    /// The sum does not fit.
+    #[error("out of range")]
+    OutOfRange,
+    /// The home remembers as many requests, or holds as many bytes, as it may; nothing was done.
+    #[error("full")]
+    Full,
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The version written; for a delete that of the absence, `None` if nothing was there.
+    pub version: Option<Version>,
+    /// Of an addition.
+    pub sum: Option<i64>,
 }
 
 /// A write and its conditions.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// The key.
-    pub key: String,
-    /// The value; `None` deletes.
-    pub value: Option<Bytes>,
+    /// The key, its namespace included.
+    pub key: Key,
+    /// What to do.
+    pub change: Change,
     /// Time to live.
     pub ttl: Option<Millis>,
     /// Only if this is the current version.
     pub if_version: Option<Version>,
     /// Only if there is no value.
     pub if_absent: bool,
+    /// Only if this right to fill still stands.
+    pub fill: Option<Version>,
+    /// Only if no newer token of this lock was seen at the home.
+    pub guard: Option<Guard>,
     /// Makes a retry harmless while the home's process lives.
     pub request_id: Option<String>,
 }
 
+impl Write {
+    /// A write without conditions.
+    pub fn new(key: Key, change: Change) -> Self {
+        Self {
+            key,
+            change,
+            ttl: None,
+            if_version: None,
+            if_absent: false,
+            fill: None,
+            guard: None,
+            request_id: None,
+        }
+    }
+}
+
 impl From<Write> for message::Write {
     fn from(write: Write) -> Self {
-        let Write { key, value, ttl, if_version, if_absent, request_id } = write;
-        Self { key: key.into(), value, ttl, if_version, if_absent, request_id }
+        let Write { key, change, ttl, if_version, if_absent, fill, guard, request_id } = write;
+        Self { key, change, ttl, if_version, if_absent, fill, guard, request_id }
     }
 }
 
@@ -104,6 +153,8 @@ pub struct View {
     pub me: Option<(Incarnation, u64)>,
     /// Every live member, this node included.
     pub members: Vec<Member>,
+    /// The namespaces.
+    pub spaces: Spaces,
     /// The end of this process's membership lease by this node's clock, counted from the send of
     /// the last acknowledged heartbeat and shortened by the drift.
     pub until: Duration,
@@ -116,6 +167,7 @@ impl View {
             ring_epoch: self.ring_epoch,
             me: self.me,
             members: self.members.iter().map(origin).collect(),
+            spaces: Arc::new(self.spaces.clone()),
             until: floor(self.until),
         }
     }

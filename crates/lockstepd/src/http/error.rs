@@ -27,7 +27,7 @@ impl Fault {
         Self::new(Code::BadRequest, message)
     }
 
-    fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+    pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.into(), value.into());
         self
     }
@@ -50,6 +50,7 @@ impl IntoResponse for Fault {
             Code::QueueFull
                 | Code::StorageFull
                 | Code::TooManyQueues
+                | Code::CacheFull
                 | Code::Overloaded
                 | Code::TooManyWaiters
                 | Code::TooManySessions
@@ -68,7 +69,9 @@ fn status(code: Code) -> StatusCode {
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Code::RequestConflict | Code::DedupConflict => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::RequestConflict | Code::DedupConflict | Code::NotANumber | Code::OutOfRange => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         Code::VersionMismatch | Code::Fenced | Code::UnknownToken => StatusCode::PRECONDITION_FAILED,
         Code::Held
         | Code::WaitTimeout
@@ -80,12 +83,16 @@ fn status(code: Code) -> StatusCode {
         | Code::LockDelayed
         | Code::Deadlock
         | Code::UpgradeConflict
+        | Code::FillVoid
+        | Code::Loading
         | Code::StaleReceipt => StatusCode::CONFLICT,
         Code::SessionExpired => StatusCode::GONE,
         Code::TooManyWaiters
         | Code::TooManySessions
         | Code::QueueFull
         | Code::StorageFull
+        | Code::CacheFull
+        | Code::TooManyNamespaces
         | Code::TooManyQueues => StatusCode::TOO_MANY_REQUESTS,
         Code::HomeUnavailable
         | Code::NoLeader
@@ -242,6 +249,10 @@ impl From<Refusal> for Fault {
                 Code::MemoFull,
                 "Too many request ids are remembered already, and nothing was done. Ask again after a pause.",
             ),
+            Refusal::TooManyNamespaces => Self::new(
+                Code::TooManyNamespaces,
+                "There are as many namespaces as there may be. Use one that exists, or put what tells them apart into the keys.",
+            ),
             Refusal::TooLate | Refusal::Settled | Refusal::GuardUnproven => Self::new(Code::OutcomeUnknown, UNKNOWN),
             Refusal::FormerIncarnation { .. }
             | Refusal::IncarnationOver
@@ -268,6 +279,21 @@ impl From<cache::Error> for Fault {
                 Self::new(Code::PayloadTooLarge, "The value is larger than the cache may be.")
             }
             cache::Error::RequestConflict => Refusal::RequestConflict.into(),
+            cache::Error::Guard(refusal) => refusal.into(),
+            cache::Error::FillVoid => Self::new(
+                Code::FillVoid,
+                "Another write, a flush or a move came first, or the lease is over. Load the key again.",
+            ),
+            cache::Error::NotANumber => {
+                Self::new(Code::NotANumber, "The value is no whole number, and nothing was changed. Set a number first.")
+            }
+            cache::Error::OutOfRange => {
+                Self::new(Code::OutOfRange, "The sum does not fit into 64 bits, and nothing was changed.")
+            }
+            cache::Error::Full => Self::new(
+                Code::CacheFull,
+                "The key's home holds as much as it may until others have forgotten what it evicts. Ask again after a pause.",
+            ),
         }
     }
 }

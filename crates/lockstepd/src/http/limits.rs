@@ -13,6 +13,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// How long a request waits for its outcome, waiting that it asked for not counted.
     pub request_time: Duration,
+    /// How long a flush waits for every home.
+    pub flush_time: Duration,
 }
 
 impl Limits {
@@ -23,6 +25,7 @@ impl Limits {
             body_bytes_max: payload_bytes_max * 8 + NAME_BYTES_MAX * 16,
             body_time: Duration::from_secs(30),
             request_time: Duration::from_secs(10),
+            flush_time: Duration::from_secs(20),
         }
     }
 }
@@ -53,3 +56,7 @@ pub const BATCH_MAX: usize = 1_000;
 pub const ATTEMPTS_MAX: u32 = 10_000;
 /// Locks or queues on one page.
 pub const PAGE_MAX: u32 = 1_000;
+/// The longest right to fill a missing cache value in.
+pub const LOAD_LEASE_MS_MAX: u64 = 60_000;
+/// The largest byte budget: what JSON numbers hold exactly.
+pub const BYTES_MAX: u64 = 1 << 53;

@@ -7,6 +7,7 @@ mod body;
 mod cache;
 mod cluster;
 mod error;
+mod hit;
 pub mod limits;
 mod locks;
 mod names;
@@ -32,6 +33,7 @@ use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::router::Router;
 use error::Fault;
+pub use hit::hit;
 use limits::Limits;
 
 /// What handlers stand on.
@@ -130,6 +132,14 @@ pub fn app(gate: Arc<Gate>) -> Routes {
         .route("/cache/set", post(cache::set))
         .route("/cache/get", get(cache::get))
         .route("/cache/delete", post(cache::delete))
+        .route("/cache/incr", post(cache::incr))
+        .route("/cache/mget", post(cache::mget))
+        .route("/cache/mset", post(cache::mset))
+        .route("/cache/flush", post(cache::flush))
+        .route("/cache/load", post(cache::load))
+        .route("/cache/line", get(cache::line))
+        .route("/cache/stats", get(cache::stats))
+        .route("/cache/namespace", post(cache::namespace))
         .route("/leader", get(cluster::leader))
         .route("/cluster", get(cluster::cluster))
         .route("/health", get(cluster::health))

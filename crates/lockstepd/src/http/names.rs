@@ -70,14 +70,3 @@ pub(super) fn within(field: &str, value: u64, min: u64, max: u64) -> Result<Mill
     }
     Ok(Millis(value))
 }
-
-/// The one namespace there is.
-pub(super) fn namespace(text: Option<&str>) -> Result<(), Fault> {
-    match text {
-        None | Some("default") => Ok(()),
-        Some(other) => Err(Fault::new(
-            lockstep_client::wire::Code::NoNamespace,
-            format!("There is no namespace {other:?}; leave it out to use \"default\"."),
-        )),
-    }
-}

@@ -2,11 +2,17 @@
 //!
 //! `axum::serve` sets no timer for headers, so a slow sender would hold its connection for ever.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use futures::future::{Either, Ready, ready};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -31,8 +37,17 @@ pub struct Limits {
 
 const FULL: &str = r#"{"error":{"code":"overloaded","message":"This node has as many connections as it may; ask another."}}"#;
 
-/// Serves `app` until `stop` completes, then finishes what is in flight.
-pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: impl Future<Output = ()>) {
+/// Serves until `stop` completes, then finishes what is in flight. What `at_once` answers takes the
+/// short way; everything else is for `app`.
+pub async fn serve<F>(
+    listener: TcpListener,
+    at_once: F,
+    app: Router,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) where
+    F: Fn(&Request<Incoming>) -> Option<Response> + Clone + Send + 'static,
+{
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
@@ -59,7 +74,7 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: imp
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(app.clone());
+        let service = Front { at_once: at_once.clone(), app: TowerToHyperService::new(app.clone()) };
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             // How a connection ends is the client's affair; requests were answered one by one.
@@ -72,6 +87,27 @@ pub async fn serve(listener: TcpListener, app: Router, limits: Limits, stop: imp
         tracing::info!("requests were still in flight when the time for draining was over");
     }
 }
+
+/// Answers at once what can be, and leaves the rest to the routes.
+struct Front<F> {
+    at_once: F,
+    app: TowerToHyperService<Router>,
+}
+
+impl<F: Fn(&Request<Incoming>) -> Option<Response>> Service<Request<Incoming>> for Front<F> {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response, Infallible>>, Later>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        match (self.at_once)(&request) {
+            Some(response) => Either::Left(ready(Ok(response))),
+            None => Either::Right(self.app.call(request)),
+        }
+    }
+}
+
+type Later = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
 async fn turn_away(mut stream: TcpStream) {
     let length = FULL.len();
@@ -133,7 +169,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(serve(listener, app, limits, async move {
+        let task = tokio::spawn(serve(listener, |_: &Request<Incoming>| None, app, limits, async move {
             let _ = stopped.await;
         }));
         Server { address, stop: Some(stop), task, entered, dropped, go_on }

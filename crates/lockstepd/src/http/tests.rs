@@ -82,6 +82,8 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     let many: Vec<_> = (0..65).map(|nth| format!("n{nth}")).collect();
     let many_names = format!(r#"{{"owner":"o","names":{}}}"#, serde_json::to_string(&many).unwrap());
     let big_metadata = format!(r#"{{"name":"n","owner":"o","metadata":"{}"}}"#, "x".repeat(4_096));
+    let long_cache_key = format!(r#"{{"key":"{long}","value":1}}"#);
+    let big_value = format!(r#"{{"key":"k","value":"{}"}}"#, "x".repeat(1025));
     let cases: &[(&str, &str, u16, &str, &str)] = &[
         ("/lock/acquire", "", 400, "bad_request", "EOF"),
         ("/lock/acquire", "{", 400, "bad_request", "EOF"),
@@ -198,7 +200,22 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
         ("/cache/set", r#"{"key":"","value":1}"#, 400, "bad_request", "key"),
         ("/cache/set", r#"{"key":"k","value":1,"ttl_ms":0}"#, 400, "bad_request", "ttl_ms"),
         ("/cache/set", r#"{"key":"k","value":1,"if_version":"seven"}"#, 400, "bad_request", "if_version"),
-        ("/cache/set", r#"{"key":"k","value":1,"namespace":"other"}"#, 404, "no_namespace", "other"),
+        ("/cache/set", r#"{"key":"k","value":1,"namespace":""}"#, 400, "bad_request", "namespace"),
+        ("/cache/set", r#"{"key":"k","value":1,"fill_token":"x"}"#, 400, "bad_request", "fill_token"),
+        ("/cache/set", r#"{"key":"k","value":1,"ttl_ms":-1}"#, 400, "bad_request", "ttl_ms"),
+        ("/cache/set", &long_cache_key, 400, "bad_request", "key"),
+        ("/cache/set", &big_value, 413, "payload_too_large", "1024"),
+        ("/cache/incr", r#"{"key":"k","by":1.5}"#, 400, "bad_request", "by"),
+        ("/cache/mget", r#"{"keys":[]}"#, 400, "bad_request", "keys"),
+        ("/cache/mset", r#"{"entries":[]}"#, 400, "bad_request", "entries"),
+        ("/cache/mset", r#"{"entries":[{"key":"k","value":1,"x":1}]}"#, 400, "bad_request", "entries[0]"),
+        ("/cache/load", r#"{"key":"k","lease_ms":0}"#, 400, "bad_request", "lease_ms"),
+        ("/cache/load", r#"{"key":"k","lease_ms":60001}"#, 400, "bad_request", "lease_ms"),
+        ("/cache/namespace", r#"{"namespace":"a","write":"around"}"#, 400, "bad_request", "write"),
+        ("/cache/namespace", r#"{"namespace":"a","max_bytes":0}"#, 400, "bad_request", "max_bytes"),
+        ("/cache/namespace", r#"{"namespace":"a","default_ttl_ms":0}"#, 400, "bad_request", "default_ttl_ms"),
+        ("/cache/flush", r#"{"name":"a"}"#, 400, "bad_request", "name"),
+        ("/cache/set", r#"{"key":"k","value":1,"guard":{"lock":"l"}}"#, 400, "bad_request", "token"),
     ];
     for (uri, body, status, code, names) in cases {
         assert_refused("POST", uri, body, *status, code, names).await;
@@ -211,6 +228,8 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     assert_refused("GET", "/queue/pop?wait_ms=soon", "", 400, "bad_request", "").await;
     assert_refused("GET", "/cache/get", "", 400, "bad_request", "k").await;
     assert_refused("GET", "/cache/get?k=a&mode=fast", "", 400, "bad_request", "fast").await;
+    assert_refused("GET", "/cache/get?k=a&guard_lock=l", "", 400, "bad_request", "guard_token").await;
+    assert_refused("GET", "/cache/line?k=a&key=b", "", 400, "bad_request", "k").await;
     assert_refused("GET", "/lock/list?limit=0", "", 400, "bad_request", "limit").await;
     assert_refused("GET", "/lock/audit?limit=1001", "", 400, "bad_request", "limit").await;
     assert_refused("GET", "/lock/watch", "", 400, "bad_request", "name").await;

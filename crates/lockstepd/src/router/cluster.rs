@@ -1,6 +1,7 @@
 //! What this node knows of the cluster: leaders, members, shards. Reads local state only.
 
 use lockstep_core::Epoch;
+use lockstep_core::cache::space::Spaces;
 use lockstep_core::command::Member;
 use lockstep_core::names::{NodeId, ShardId};
 use lockstep_core::query::{Answer, Query};
@@ -144,6 +145,17 @@ impl Router {
         match answer {
             Some(Answer::Members { ring_epoch, members }) => (ring_epoch, members),
             _ => (0, Vec::new()),
+        }
+    }
+
+    /// The namespaces of the cache, as applied here.
+    pub(crate) fn spaces(&self) -> Spaces {
+        let answer = self
+            .replica(ShardId::COORDINATION)
+            .map(|replica| replica.state().read(|shard| shard.query(&Query::Namespaces)));
+        match answer {
+            Some(Answer::Namespaces(spaces)) => spaces,
+            _ => Spaces::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod kit;
 
 mod bad_input;
 mod bodies;
+mod cache;
 mod client;
 mod crashes;
 mod load;

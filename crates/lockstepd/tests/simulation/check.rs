@@ -17,6 +17,8 @@ pub fn everything(run: &Run) {
     tokens_only_grow(&events);
     nothing_acknowledged_is_lost(&events);
     reads_are_never_older(&events);
+    versions_are_unique(&events);
+    flushed_values_stay_away(&events);
     replicas_agree(&events);
 }
 
@@ -83,6 +85,35 @@ fn reads_are_never_older(events: &[Event]) {
             assert!(!stale, "a read went back: {before:?}, then {event:?}");
         }
         seen.push((event, key, version));
+    }
+}
+
+/// No two writes of a key have one version.
+fn versions_are_unique(events: &[Event]) {
+    let mut seen: BTreeMap<(&String, (u64, u64)), &Event> = BTreeMap::new();
+    for event in events {
+        let What::Wrote { key, version } = &event.what else { continue };
+        if let Some(before) = seen.insert((key, *version), event) {
+            panic!("one version twice: {before:?}, then {event:?}");
+        }
+    }
+}
+
+/// What was there before a flush began is not seen after it has returned.
+fn flushed_values_stay_away(events: &[Event]) {
+    let known = |event: &Event| match &event.what {
+        What::Wrote { key, version } | What::Read { key, version: Some(version) } => {
+            (!key.contains('\0')).then(|| (key.clone(), *version))
+        }
+        _ => None,
+    };
+    for flush in events.iter().filter(|event| matches!(event.what, What::Flushed)) {
+        let before: BTreeSet<_> = events.iter().filter(|e| e.ended < flush.begun).filter_map(known).collect();
+        for event in events.iter().filter(|event| event.begun > flush.ended) {
+            if let (What::Read { .. }, Some(seen)) = (&event.what, known(event)) {
+                assert!(!before.contains(&seen), "flushed by {flush:?} and seen again: {event:?}");
+            }
+        }
     }
 }
 

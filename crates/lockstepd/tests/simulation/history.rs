@@ -30,6 +30,8 @@ pub enum What {
     Wrote { key: String, version: (u64, u64) },
     /// A read of a cache key; `None` is a miss.
     Read { key: String, version: Option<(u64, u64)> },
+    /// The default namespace was emptied.
+    Flushed,
     /// A shard's state at an index, as a hash.
     State { shard: u32, index: u64, hash: u64 },
     /// An operation without a result worth checking.

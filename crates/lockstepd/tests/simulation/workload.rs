@@ -4,10 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_core::command::{Acquire, Claimant, LockOp, NewMessage};
-use lockstep_core::names::{LockName, MessageKey, Owner, QueueName, Receipt};
-use lockstep_core::{Millis, Shard};
-use lockstepd::cache::Write;
+use lockstep_core::cache::space::{self, join};
+use lockstep_core::command::{Acquire, Claimant, LockOp, NamespaceOp, NewMessage};
+use lockstep_core::names::{LockName, MessageKey, Owner, QueueName, Receipt, ShardId};
+use lockstep_core::{Millis, Op, Shard};
+use lockstepd::cache::{Change, DEFAULT, Key, Write, Written};
 use lockstepd::node::Node;
 use lockstepd::router::{Asked, Message};
 use rand::rngs::SmallRng;
@@ -15,6 +16,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::history::{History, What};
 
+/// A write-back namespace.
+const BACK: &str = "back";
 const ASKED: Asked = Asked::plain(Duration::from_secs(3));
 
 /// One node's clients; each boot of the node has others.
@@ -46,6 +49,9 @@ impl Clients {
 
     async fn client(self: Arc<Self>, nth: u64, mut rng: SmallRng) {
         let mut count = 0;
+        if nth == 0 {
+            self.configure().await;
+        }
         while now() < self.until {
             count += 1;
             let name = format!("{}.{}.{nth}.{count}", self.id, self.boot);
@@ -54,6 +60,7 @@ impl Clients {
                 2..5 => self.push(&mut rng, name).await,
                 5..7 => self.consume().await,
                 7 => self.write(&mut rng, name).await,
+                8 if rng.random_bool(0.05) => self.flush().await,
                 _ => self.read(&mut rng).await,
             }
             tokio::time::sleep(Duration::from_millis(rng.random_range(5..150))).await;
@@ -130,37 +137,63 @@ impl Clients {
         }
     }
 
-    async fn write(&self, rng: &mut SmallRng, value: String) {
-        let key = format!("k{}", rng.random_range(0..3u32));
-        let write = Write {
-            key: key.clone(),
-            value: Some(value.into_bytes().into()),
-            ttl: None,
-            if_version: None,
-            if_absent: false,
-            request_id: None,
-        };
+    /// Half of the keys lie in a namespace whose lines have owners.
+    fn key(&self, rng: &mut SmallRng) -> Key {
+        let namespace = if rng.random_bool(0.5) && self.node.cache.knows(BACK) { BACK } else { DEFAULT };
+        join(namespace, &format!("k{}", rng.random_range(0..3u32)))
+    }
+
+    /// Whatever comes of it: another client may have done it, or will.
+    async fn configure(&self) {
+        let op =
+            NamespaceOp::Configure { name: BACK.into(), write_back: Some(true), bytes_max: None, ttl: None };
         let begun = now();
-        match self.node.cache.write(write, ASKED.timeout).await {
-            Ok(Some(version)) => {
-                self.history.add(
-                    self.id,
-                    begun,
-                    What::Wrote { key, version: (version.epoch, version.counter) },
-                );
+        if let Err(error) = self.node.router.execute(ShardId::COORDINATION, Op::Namespace(op), &ASKED).await {
+            self.failed("configure", begun, &error);
+        }
+    }
+
+    async fn write(&self, rng: &mut SmallRng, value: String) {
+        let mut write = Write::new(self.key(rng), Change::Set(value.clone().into_bytes().into()));
+        if rng.random_bool(0.2) {
+            write = Write::new(join(space::of(&write.key), "n"), Change::Add(1));
+        }
+        if rng.random_bool(0.3) {
+            write.request_id = Some(value);
+        }
+        let mut writes = vec![write];
+        if rng.random_bool(0.2) {
+            writes.push(Write::new(self.key(rng), Change::Set("\"many\"".into())));
+        }
+        let keys: Vec<Key> = writes.iter().map(|write| write.key.clone()).collect();
+        let begun = now();
+        for (key, outcome) in keys.into_iter().zip(self.node.cache.write_many(writes, ASKED.timeout).await) {
+            match outcome {
+                Ok(Written { version: Some(version), .. }) => {
+                    let version = (version.epoch, version.counter);
+                    self.history.add(self.id, begun, What::Wrote { key: key.to_string(), version });
+                }
+                Ok(_) => {}
+                Err(error) => self.failed("write", begun, &error),
             }
-            Ok(None) => {}
-            Err(error) => self.failed("write", begun, &error),
+        }
+    }
+
+    async fn flush(&self) {
+        let begun = now();
+        match self.node.cache.flush(DEFAULT, ASKED.timeout).await {
+            Ok(()) => self.history.add(self.id, begun, What::Flushed),
+            Err(error) => self.failed("flush", begun, &error),
         }
     }
 
     async fn read(&self, rng: &mut SmallRng) {
-        let key = format!("k{}", rng.random_range(0..3u32));
+        let key = if rng.random_bool(0.2) { join(DEFAULT, "n") } else { self.key(rng) };
         let begun = now();
         match self.node.cache.get(&key, rng.random_bool(0.2), ASKED.timeout).await {
             Ok(entry) => {
                 let version = entry.map(|entry| (entry.version.epoch, entry.version.counter));
-                self.history.add(self.id, begun, What::Read { key, version });
+                self.history.add(self.id, begun, What::Read { key: key.to_string(), version });
             }
             Err(error) => self.failed("read", begun, &error),
         }

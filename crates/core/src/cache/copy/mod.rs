@@ -2,28 +2,35 @@
 //!
 //! A copy may be read while the lease of its home lasts by this node's clock. A read that misses
 //! leaves a placeholder; the home's answer is kept only if the placeholder is still there, because
-//! an invalidation that came first has removed it. It never asks who is home now: an old home's
+//! an order to forget that came first has removed it. It never asks who is home now: an old home's
 //! copies stay good until it says otherwise or its lease ends.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::lease;
-use super::message::{Held, Value};
-use super::{Key, Tag};
-use crate::names::Origin;
+use bytes::Bytes;
+
+use super::message::{CopyView, Held, Value};
+use super::{Key, Tag, Version, lease, space};
+use crate::names::{Incarnation, Origin};
 use crate::stamp::Millis;
 
+mod owned;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use store::{Copy, Store};
+use owned::Returning;
+use store::{Copy, Own, Store};
 
 /// A home's lease is renewed while one of its copies was read within this time.
 pub const IDLE: Millis = Millis(10_000);
 
 /// A renewal unanswered for this long is asked for again.
 const RENEWAL_TIMEOUT: Millis = Millis(500);
+
+/// How many copies are looked at for one that can be compared.
+const SAMPLED: usize = 16;
 
 /// One request to a home, and what it is called in the answer.
 pub type FlightId = u64;
@@ -40,6 +47,16 @@ pub enum Output {
         /// What.
         key: Key,
     },
+    /// Give an owned line back, as [`Copies::returning`] says, and repeat while it says anything;
+    /// then call [`Copies::returned`].
+    Return {
+        /// To whom.
+        home: Origin,
+        /// Which.
+        key: Key,
+        /// The number under which it was owned.
+        grant: u64,
+    },
     /// Tell the waiting reader; `Err`: ask again, perhaps another home.
     Answer {
         /// Which.
@@ -53,6 +70,34 @@ pub enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AskAgain;
 
+/// A copy that may be read now.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// The value; `None`: a known absence. Its `left` is the one to ignore.
+    pub held: Option<&'a Held>,
+    /// What is left of its time to live.
+    pub left: Option<Millis>,
+    /// Its coherence state: `S`, `E` or `M`.
+    pub state: char,
+    /// What [`Copies::annotate`] attached to it.
+    pub note: &'a Bytes,
+}
+
+/// Counters of what happened to copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Orders to forget that were carried out.
+    pub forgotten: u64,
+    /// Answers that were not kept because an order to forget came first.
+    pub refused_fills: u64,
+    /// Writes of owned lines, settled here.
+    pub owned_writes: u64,
+    /// Copies dropped to make room.
+    pub evictions: u64,
+    /// Leases of homes that ended.
+    pub lapsed_leases: u64,
+}
+
 /// The copies that one node holds.
 #[derive(Clone, Debug)]
 pub struct Copies {
@@ -61,9 +106,17 @@ pub struct Copies {
     flights: BTreeMap<FlightId, Flight>,
     /// The flight whose answer may be kept, for each key.
     placeholders: BTreeMap<Key, FlightId>,
+    /// How often each home has flushed a namespace: copies from before are dead.
+    flushed: Flushed,
+    returning: BTreeMap<Key, Returning>,
+    process: Option<Incarnation>,
     next_flight: FlightId,
     next_period: u64,
+    stats: Stats,
 }
+
+/// How often each home has flushed each namespace.
+type Flushed = BTreeMap<Origin, BTreeMap<Arc<str>, u64>>;
 
 /// What lets this node read copies of one home.
 #[derive(Clone, Copy, Debug)]
@@ -96,25 +149,56 @@ impl Copies {
             leases: BTreeMap::new(),
             flights: BTreeMap::new(),
             placeholders: BTreeMap::new(),
+            flushed: BTreeMap::new(),
+            returning: BTreeMap::new(),
+            process: None,
             next_flight: 0,
             next_period: 0,
+            stats: Stats::default(),
         }
     }
 
-    /// The copy of `key`, if it may be read now: the value, or `Some(None)` for a known absence.
-    pub fn lookup(&mut self, key: &str, now: Millis) -> Option<Option<Held>> {
+    /// The copy of `key`, if it may be read now.
+    pub fn look(&mut self, key: &str, now: Millis) -> Option<Seen<'_>> {
         let copy = self.store.get_mut(key)?;
         let lease = self.leases.get_mut(&copy.home)?;
-        if copy.period != lease.period || now >= lease.until {
-            return None;
-        }
-        let left = copy.expires.map(|end| end.since(now));
-        if left == Some(Millis(0)) {
+        let left = copy.left(now);
+        let is_over = copy.period != lease.period || now >= lease.until || left == Some(Millis(0));
+        if is_over || copy.generation != generation(&self.flushed, copy.home, key) {
             return None;
         }
         lease.used = now;
         copy.touched = true;
-        Some(copy.held.clone().map(|held| Held { left, ..held }))
+        Some(Seen { held: copy.held.as_ref(), left, state: copy.state(), note: &copy.note })
+    }
+
+    /// Like [`Self::look`]: the value, or `Some(None)` for a known absence.
+    pub fn lookup(&mut self, key: &str, now: Millis) -> Option<Option<Held>> {
+        let seen = self.look(key, now)?;
+        Some(seen.held.map(|held| Held { left: seen.left, ..held.clone() }))
+    }
+
+    /// Attaches something to the copy of `key`, if it still has this version and state: it is
+    /// counted, and gone with either.
+    pub fn annotate(&mut self, key: &str, version: Version, state: char, note: Bytes) -> Vec<Output> {
+        let squeezed = self.store.annotate(key, version, state, note);
+        squeezed.into_iter().filter_map(|(key, copy)| self.give_back(key, copy)).collect()
+    }
+
+    /// The copy of `key`, seen from outside, if it may be read now.
+    #[must_use]
+    pub fn inspect(&self, key: &str, now: Millis) -> Option<CopyView> {
+        let copy = self.store.get(key).filter(|_| self.is_readable(key, now))?;
+        let lease = self.leases.get(&copy.home)?.until.since(now);
+        Some(CopyView { state: copy.state(), version: copy.held.as_ref().map(|held| held.version), lease })
+    }
+
+    /// Whether the lease under which the copy of `key` was taken still lasts, unbroken.
+    fn is_readable(&self, key: &str, now: Millis) -> bool {
+        let Some(copy) = self.store.get(key) else { return false };
+        let lease = self.leases.get(&copy.home);
+        lease.is_some_and(|lease| copy.period == lease.period && now < lease.until)
+            && copy.generation == generation(&self.flushed, copy.home, key)
     }
 
     /// Reads `key` for the caller `tag`: joins a read that is under way, or asks `home`.
@@ -144,15 +228,15 @@ impl Copies {
         let in_place = self.clear_placeholder(&flight.key, id);
         let until = value.lease.map(|span| lease::held_until(flight.sent, span));
         let is_leased = until.is_some_and(|until| now < until);
+        let mut outputs: Vec<Output> = answers(&flight.first, &Ok(value.held.clone())).collect();
         if let Some(until) = until
             && is_leased
         {
             let period = self.extend(flight.home, until, now);
             if in_place {
-                self.keep(&flight, value.held.clone(), period);
+                outputs.extend(self.keep(&flight, &value, period));
             }
         }
-        let mut outputs: Vec<Output> = answers(&flight.first, &Ok(value.held.clone())).collect();
         if is_leased {
             // The home waits for us before it commits another value, so this one was committed
             // when they came: they came while the placeholder stood.
@@ -179,10 +263,21 @@ impl Copies {
         in_place
     }
 
-    fn keep(&mut self, flight: &Flight, held: Option<Held>, period: u64) {
-        let left = held.as_ref().and_then(|held| held.left);
-        let expires = left.map(|left| lease::held_until(flight.sent, left));
-        self.store.insert(flight.key.clone(), Copy::new(flight.home, period, held, expires));
+    fn keep(&mut self, flight: &Flight, value: &Value, period: u64) -> Vec<Output> {
+        let left = value.held.as_ref().and_then(|held| held.left);
+        let copy = Copy {
+            home: flight.home,
+            period,
+            generation: generation(&self.flushed, flight.home, &flight.key),
+            held: value.held.clone(),
+            expires: left.map(|left| lease::held_until(flight.sent, left)),
+            own: value.grant.map(Own::new),
+            note: Bytes::new(),
+            touched: false,
+            serial: 0,
+        };
+        let squeezed = self.store.insert(flight.key.clone(), copy);
+        squeezed.into_iter().filter_map(|(key, copy)| self.give_back(key, copy)).collect()
     }
 
     /// A home grants or renews until `until`; returns the stretch that this belongs to.
@@ -201,28 +296,29 @@ impl Copies {
         lease.period
     }
 
-    /// A home orders to forget `key`. Also removes a placeholder, so that a value which is on its
-    /// way is not kept. Done when this returns.
-    pub fn invalidate(&mut self, key: &str) {
-        self.store.remove(key);
-        self.placeholders.remove(key);
-    }
-
     /// Homes whose lease is worth renewing now; each is asked once until it answers or is given up.
-    /// Call it again within half a lease.
-    pub fn renewals(&mut self, now: Millis) -> Vec<Origin> {
+    /// Call it again within half a lease. What is owned of the others goes back.
+    pub fn renewals(&mut self, now: Millis) -> (Vec<Origin>, Vec<Output>) {
+        let before = self.leases.len();
         self.leases.retain(|_, lease| now < lease.until);
-        let mut due = Vec::new();
+        self.stats.lapsed_leases += (before - self.leases.len()) as u64;
+        let leases = &self.leases;
+        self.flushed.retain(|home, _| leases.contains_key(home));
+        let (mut due, mut idle) = (Vec::new(), Vec::new());
         for (home, lease) in &mut self.leases {
             let is_half_over = lease.until.since(now) < Millis(lease::LEASE.0 / 2);
             let is_used = now.since(lease.used) < IDLE;
             let is_asked = lease.renewing_since.is_some_and(|since| now.since(since) < RENEWAL_TIMEOUT);
+            if !is_used && self.store.owns(*home) {
+                idle.push(*home);
+            }
             if is_half_over && is_used && !is_asked {
                 lease.renewing_since = Some(now);
                 due.push(*home);
             }
         }
-        due
+        let outputs = idle.into_iter().flat_map(|home| self.give_all_back(Some(home))).collect();
+        (due, outputs)
     }
 
     /// A home renewed its lease by `span`, asked for at `sent`. One that had ended meanwhile stays
@@ -237,13 +333,60 @@ impl Copies {
         }
     }
 
+    /// A shared copy to be compared with its home's line, behind the key `after`: its version, and a
+    /// number that [`Self::is_still`] knows it by.
+    #[must_use]
+    pub fn sample(&self, after: Option<&str>, now: Millis) -> Option<(Key, Version, u64)> {
+        let readable = |key: &Key, copy: &Copy| {
+            let version = copy.held.as_ref().map(|held| held.version)?;
+            let is_plain = copy.own.is_none() && copy.expires.is_none() && self.is_readable(key, now);
+            is_plain.then(|| (key.clone(), version, copy.serial))
+        };
+        self.store.after(after).take(SAMPLED).find_map(|(key, copy)| readable(key, copy))
+    }
+
+    /// Whether the copy of `key` is the one that was sampled, and may be read still.
+    #[must_use]
+    pub fn is_still(&self, key: &str, serial: u64, now: Millis) -> bool {
+        self.store.get(key).is_some_and(|copy| copy.serial == serial) && self.is_readable(key, now)
+    }
+
     /// Bytes of all copies.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.store.bytes()
     }
+
+    /// How many copies there are, readable or not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether there is no copy.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.store.len() == 0
+    }
+
+    /// Without what decides nothing.
+    #[cfg(test)]
+    pub(crate) fn uncounted(&self) -> Self {
+        Self { stats: Stats::default(), ..self.clone() }
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats { evictions: self.store.evictions(), ..self.stats.clone() }
+    }
 }
 
 fn answers(tags: &[Tag], value: &Result<Option<Held>, AskAgain>) -> impl Iterator<Item = Output> {
     tags.iter().map(|tag| Output::Answer { tag: *tag, value: value.clone() })
+}
+
+fn generation(flushed: &Flushed, home: Origin, key: &str) -> u64 {
+    let of_home = if flushed.is_empty() { None } else { flushed.get(&home) };
+    of_home.and_then(|of| of.get(space::of(key))).copied().unwrap_or(0)
 }

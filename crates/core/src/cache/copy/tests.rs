@@ -3,6 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::cache::Version;
 use crate::cache::lease::{LEASE, held_until};
+use crate::cache::message::{Forget, Had, Order};
 use crate::names::{Incarnation, NodeId};
 
 const HOME: Origin = Origin { node: NodeId(1), incarnation: Incarnation(1) };
@@ -18,7 +19,7 @@ fn held(value: &str) -> Option<Held> {
 }
 
 fn leased(held: Option<Held>) -> Value {
-    Value { held, lease: Some(LEASE) }
+    Value { held, lease: Some(LEASE), grant: None }
 }
 
 fn copies() -> Copies {
@@ -38,10 +39,16 @@ fn fill(copies: &mut Copies, key: &str, value: Value, now: Millis) {
     copies.landed(flight, value, now);
 }
 
+/// The home orders to forget a copy.
+fn forget(copies: &mut Copies, key: &str) {
+    let what = Forget::Copy { key: key.into() };
+    assert_eq!(copies.forget(&Order { home: HOME, seq: 1, what }, T0), Had::Nothing);
+}
+
 fn told(outputs: &[Output]) -> Vec<(Tag, Option<Held>)> {
     let answer = |output: &Output| match output {
         Output::Answer { tag, value } => Some((*tag, value.clone().ok()?)),
-        Output::Ask { .. } => None,
+        Output::Ask { .. } | Output::Return { .. } => None,
     };
     outputs.iter().filter_map(answer).collect()
 }
@@ -61,7 +68,7 @@ fn an_absence_is_a_copy_as_well() {
     let mut copies = copies();
     fill(&mut copies, "k", leased(None), T0);
     assert_eq!(copies.lookup("k", T0), Some(None));
-    copies.invalidate("k");
+    forget(&mut copies, "k");
     assert_eq!(copies.lookup("k", T0), None);
 }
 
@@ -69,7 +76,7 @@ fn an_absence_is_a_copy_as_well() {
 fn a_late_fill_after_an_invalidation_is_not_kept() {
     let mut copies = copies();
     let flight = ask(&mut copies, "k", 1, T0);
-    copies.invalidate("k");
+    forget(&mut copies, "k");
     assert_eq!(told(&copies.landed(flight, leased(held("old")), at(5))), [(1, held("old"))]);
     assert_eq!(copies.lookup("k", at(5)), None);
 }
@@ -78,7 +85,7 @@ fn a_late_fill_after_an_invalidation_is_not_kept() {
 fn a_reader_that_comes_after_the_invalidation_does_not_join_the_read_before_it() {
     let mut copies = copies();
     let before = ask(&mut copies, "k", 1, T0);
-    copies.invalidate("k");
+    forget(&mut copies, "k");
     let after = ask(&mut copies, "k", 2, at(1));
     assert_ne!(before, after);
     assert_eq!(told(&copies.landed(before, leased(held("old")), at(2))), [(1, held("old"))]);
@@ -102,7 +109,7 @@ fn who_joined_late_is_not_told_a_value_that_could_not_be_kept() {
     let flight = ask(&mut copies, "k", 1, T0);
     copies.read(&"k".into(), HOME, 2, at(1));
     // The home read it while a write was pending; that write may be done by now.
-    let outputs = copies.landed(flight, Value { held: held("old"), lease: None }, at(2));
+    let outputs = copies.landed(flight, Value { held: held("old"), lease: None, grant: None }, at(2));
     assert_eq!(told(&outputs), [(1, held("old"))]);
     let Some(Output::Ask { flight, .. }) = outputs.last() else { panic!("{outputs:?}") };
     assert_eq!(told(&copies.landed(*flight, leased(held("new")), at(3))), [(2, held("new"))]);
@@ -144,15 +151,15 @@ fn a_renewal_prolongs_what_lasts_and_revives_nothing() {
 fn renewals_are_due_in_the_second_half_for_homes_whose_copies_are_read() {
     let mut copies = copies();
     fill(&mut copies, "k", leased(held("a")), T0);
-    assert_eq!(copies.renewals(at(500)), []);
-    assert_eq!(copies.renewals(at(1_100)), [HOME]);
-    assert_eq!(copies.renewals(at(1_200)), [], "asked already");
-    assert_eq!(copies.renewals(at(1_700)), [HOME], "no answer");
+    assert_eq!(copies.renewals(at(500)).0, []);
+    assert_eq!(copies.renewals(at(1_100)).0, [HOME]);
+    assert_eq!(copies.renewals(at(1_200)).0, [], "asked already");
+    assert_eq!(copies.renewals(at(1_700)).0, [HOME], "no answer");
     let mut now = at(1_700);
     for _ in 0..20 {
         copies.renewed(HOME, now, LEASE, now);
         now = now.plus(Millis(1_500));
-        if copies.renewals(now).is_empty() {
+        if copies.renewals(now).0.is_empty() {
             assert!(now.since(T0) >= IDLE);
             return;
         }
@@ -193,7 +200,7 @@ fn copies_stay_within_their_bytes_and_those_that_are_read_stay_longest() {
     assert_eq!(copies.lookup("k0", T0), None);
     for n in 0..10_000 {
         fill(&mut copies, "hot", leased(held(&n.to_string())), T0);
-        copies.invalidate("hot");
+        forget(&mut copies, "hot");
     }
     assert!(copies.store.order_len() < 300, "{}", copies.store.order_len());
 }

@@ -1,44 +1,97 @@
-//! The lines of one home, and how many bytes they and the directory take.
+//! The lines of one home, and how many bytes they and the directory take, by namespace.
 //!
 //! It keeps books; what may happen to a line is decided in [`super`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cache::message::{Held, Write};
-use crate::cache::{Key, Tag, Version};
-use crate::names::NodeId;
+use crate::cache::message::{Change, Held, Load, Wish, Write};
+use crate::cache::{Key, Tag, Version, space};
+use crate::names::{Incarnation, NodeId};
 use crate::stamp::Millis;
 
 /// What a line costs beside its key, value and sharers: map nodes and the line itself.
-const LINE_BYTES: usize = 256;
+const LINE_BYTES: usize = 320;
 /// What one sharer costs.
 const SHARER_BYTES: usize = 32;
+/// Lines that one sweep looks at.
+const SWEEP: usize = 512;
 
 /// One key at its home.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line {
     pub(super) version: Version,
-    /// The committed value.
+    /// The committed value, unless an owner has written since.
     pub(super) value: Option<Bytes>,
     /// When it expires.
     pub(super) deadline: Option<Millis>,
     /// Who may hold a copy of the committed value, or of its absence.
     pub(super) sharers: BTreeSet<NodeId>,
+    /// Who alone may read and write it.
+    pub(super) owner: Option<Owner>,
     /// What waits for sharers to forget.
     pub(super) pending: Option<Pending>,
-    /// Writes behind it, first come first.
+    /// Behind it, first come first.
     pub(super) queue: VecDeque<Queued>,
+    /// Who may fill the missing value in.
+    pub(super) fill: Option<Fill>,
+    /// Who waits for that, first come first.
+    pub(super) loaders: VecDeque<Loader>,
+    /// What the driver made of the value, under this version.
+    pub(super) note: Option<(Version, Bytes)>,
+    /// Of its namespace when it was last looked at: flushes since have emptied it.
+    generation: u64,
     age: u64,
     cost: usize,
 }
 
+/// The only reader of a line, which may also write it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) node: NodeId,
+    pub(super) process: Incarnation,
+    pub(super) grant: u64,
+}
+
 /// A write and who waits for it.
 #[derive(Clone, Debug)]
-pub(super) struct Queued {
+pub(super) struct Writing {
     pub(super) tag: Tag,
+    pub(super) since: Millis,
     pub(super) write: Write,
+}
+
+/// What waits for its turn at a line.
+#[derive(Clone, Debug)]
+pub(super) enum Queued {
+    Write(Writing),
+    /// `from` another node, or this one.
+    Read {
+        tag: Tag,
+        from: Option<NodeId>,
+        wish: Wish,
+    },
+    Load {
+        tag: Tag,
+        load: Load,
+    },
+}
+
+/// A right to fill a missing value in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fill {
+    pub(super) token: Version,
+    pub(super) until: Millis,
+}
+
+/// Somebody who waits for a value, or for the right to fill it in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loader {
+    pub(super) tag: Tag,
+    pub(super) lease: Millis,
+    pub(super) until: Millis,
 }
 
 /// A change that waits until no sharer can read the old value.
@@ -53,10 +106,12 @@ pub(super) struct Pending {
 #[derive(Clone, Debug)]
 pub(super) enum Why {
     /// The new value is committed.
-    Write(Queued),
-    /// The line is dropped to make room.
-    Evict,
-    /// The line is dropped because another node is home now.
+    Write(Writing),
+    /// The line is its home's again.
+    Recall,
+    /// The line, counted as so many bytes, is dropped to make room.
+    Evict(usize),
+    /// The line goes to another home.
     Leave,
 }
 
@@ -74,59 +129,141 @@ impl Line {
         is_live.then_some(self.version)
     }
 
-    /// Whether it is dropped for good as soon as no sharer can read it.
+    /// Takes a value as it was elsewhere.
+    pub(super) fn take(&mut self, held: Held, now: Millis) {
+        self.version = held.version;
+        self.deadline = held.left.map(|left| now.plus(left));
+        self.value = (held.left != Some(Millis(0))).then_some(held.value);
+        self.owner = None;
+    }
+
+    /// The value is gone, and nobody owns it.
+    pub(super) fn lose(&mut self) {
+        self.value = None;
+        self.deadline = None;
+        self.owner = None;
+    }
+
+    /// The right to fill, unless its time has passed.
+    pub(super) fn filling(&self, now: Millis) -> Option<Fill> {
+        self.fill.filter(|fill| now < fill.until)
+    }
+
+    /// Whether it goes to another home as soon as no sharer can read it.
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.pending, Some(Pending { why: Why::Leave, .. }))
     }
 
     fn is_idle(&self) -> bool {
-        self.pending.is_none() && self.queue.is_empty()
+        self.pending.is_none() && self.queue.is_empty() && self.fill.is_none() && self.loaders.is_empty()
+    }
+
+    fn says_nothing(&self) -> bool {
+        self.is_idle() && self.value.is_none() && self.sharers.is_empty() && self.owner.is_none()
     }
 
     fn measure(&self, key: &str) -> usize {
         let sharers = self.sharers.len().max(self.pending.as_ref().map_or(0, |p| p.awaiting.len()));
         let queued: usize = self.queue.iter().map(Queued::bytes).sum();
         let pending = match &self.pending {
-            Some(Pending { why: Why::Write(queued), .. }) => queued.bytes(),
+            Some(Pending { why: Why::Write(writing), .. }) => writing.bytes(),
             _ => 0,
         };
-        cost(key, self.value.as_ref()) + sharers * SHARER_BYTES + queued + pending
+        let loaders = self.loaders.len() * SHARER_BYTES;
+        let note = self.note.as_ref().map_or(0, |(_, note)| note.len());
+        cost(key, self.value.as_ref().map_or(0, Bytes::len))
+            + sharers * SHARER_BYTES
+            + queued
+            + pending
+            + loaders
+            + note
+    }
+}
+
+impl Writing {
+    fn bytes(&self) -> usize {
+        self.write.change.bytes() + LINE_BYTES
     }
 }
 
 impl Queued {
     fn bytes(&self) -> usize {
-        self.write.value.as_ref().map_or(0, Bytes::len) + LINE_BYTES
+        match self {
+            Self::Write(writing) => writing.bytes(),
+            Self::Read { .. } | Self::Load { .. } => LINE_BYTES,
+        }
     }
 }
 
-/// What a line of this key and value takes at least.
-pub(super) fn cost(key: &str, value: Option<&Bytes>) -> usize {
-    key.len() + value.map_or(0, Bytes::len) + LINE_BYTES
+impl Change {
+    /// Bytes of the value that it brings.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Set(value) => value.len(),
+            Self::Delete => 0,
+            Self::Add(_) => 20,
+        }
+    }
+}
+
+/// What a line of this key and a value of so many bytes takes at least.
+pub(super) fn cost(key: &str, value: usize) -> usize {
+    key.len() + value + LINE_BYTES
+}
+
+/// The books of one namespace.
+#[derive(Clone, Debug, Default)]
+struct Space {
+    bytes: usize,
+    /// Of these, bytes that are on their way out.
+    evicting: usize,
+    /// Idle lines, longest unwritten first.
+    idle: BTreeMap<u64, Key>,
+    /// How often it was flushed.
+    generation: u64,
 }
 
 /// All lines of a home.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lines {
     by_key: BTreeMap<Key, Line>,
-    /// Idle lines, longest unwritten first.
-    idle: BTreeMap<u64, Key>,
+    spaces: BTreeMap<Arc<str>, Space>,
     next_age: u64,
     bytes: usize,
+    evicting: usize,
+    /// Where the sweep for flushed lines goes on.
+    sweep: Option<Key>,
 }
 
 impl Lines {
+    /// The line of `key` as it was left; a flush since may have emptied it: [`Self::is_flushed`].
     pub(super) fn get(&self, key: &str) -> Option<&Line> {
         self.by_key.get(key)
     }
 
+    /// Whether the namespace of `key` was flushed since `line` was last touched.
+    pub(super) fn is_flushed(&self, key: &str, line: &Line) -> bool {
+        line.generation != self.generation(key)
+    }
+
+    fn generation(&self, key: &str) -> u64 {
+        self.spaces.get(space::of(key)).map_or(0, |space| space.generation)
+    }
+
+    /// The line of `key`, emptied if a flush has come by.
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Line> {
-        self.by_key.get_mut(key)
+        let generation = self.generation(key);
+        let line = self.by_key.get_mut(key)?;
+        line.refresh(generation);
+        Some(line)
     }
 
     /// The line of `key`, made if need be. Call [`Self::settle`] when done with it.
     pub(super) fn entry(&mut self, key: &Key) -> &mut Line {
-        self.by_key.entry(key.clone()).or_default()
+        let generation = self.generation(key);
+        let line = self.by_key.entry(key.clone()).or_insert_with(|| Line { generation, ..Line::default() });
+        line.refresh(generation);
+        line
     }
 
     pub(super) fn keys(&self) -> Vec<Key> {
@@ -141,41 +278,109 @@ impl Lines {
         self.by_key.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that stay once everything on its way out is gone: of all, and of one namespace.
+    pub(super) fn staying(&self, namespace: Option<&str>) -> usize {
+        match namespace {
+            None => self.bytes.saturating_sub(self.evicting),
+            Some(name) => self.spaces.get(name).map_or(0, |space| space.bytes.saturating_sub(space.evicting)),
+        }
+    }
+
+    /// So many bytes of `key` are on their way out, or no longer.
+    pub(super) fn evicting(&mut self, key: &str, cost: usize, begins: bool) {
+        let space = self.spaces.entry(space::of(key).into()).or_default();
+        for evicting in [&mut self.evicting, &mut space.evicting] {
+            *evicting = if begins { *evicting + cost } else { evicting.saturating_sub(cost) };
+        }
+    }
+
+    /// Empties every line of a namespace at once.
+    pub(super) fn flush(&mut self, namespace: &str) {
+        self.spaces.entry(namespace.into()).or_default().generation += 1;
+        self.sweep = self.by_key.keys().next().cloned();
+    }
+
+    /// Drops some of the lines that a flush has emptied.
+    pub(super) fn sweep(&mut self) {
+        let Some(from) = self.sweep.take() else { return };
+        let keys: Vec<Key> = self.by_key.range(from..).take(SWEEP + 1).map(|(key, _)| key.clone()).collect();
+        self.sweep = keys.get(SWEEP).cloned();
+        for key in keys.iter().take(SWEEP) {
+            if self.by_key.get(key).is_some_and(|line| self.is_flushed(key, line)) {
+                self.get_mut(key);
+                self.settle(key, false);
+            }
+        }
+    }
+
+    /// Whether the sweep has more to look at.
+    pub(super) fn is_swept(&self) -> bool {
+        self.sweep.is_none()
     }
 
     /// Books what became of a line: counts its bytes, drops it if it says nothing, and lists it as
     /// idle, `fresh` ones last, if nothing happens to it.
     pub(super) fn settle(&mut self, key: &Key, fresh: bool) {
         let Some(line) = self.by_key.get_mut(key) else { return };
-        if line.is_idle() && line.value.is_none() && line.sharers.is_empty() {
+        if line.says_nothing() {
             self.remove(key);
             return;
         }
+        let space = match self.spaces.get_mut(space::of(key)) {
+            Some(space) => space,
+            None => self.spaces.entry(space::of(key).into()).or_default(),
+        };
         let cost = line.measure(key);
         self.bytes = self.bytes + cost - line.cost;
+        space.bytes = space.bytes + cost - line.cost;
         line.cost = cost;
         if !line.is_idle() {
-            self.idle.remove(&line.age);
-        } else if fresh || !self.idle.contains_key(&line.age) {
-            self.idle.remove(&line.age);
+            space.idle.remove(&line.age);
+        } else if fresh || !space.idle.contains_key(&line.age) {
+            space.idle.remove(&line.age);
             self.next_age += 1;
             line.age = self.next_age;
-            self.idle.insert(line.age, key.clone());
+            space.idle.insert(line.age, key.clone());
         }
     }
 
     /// Drops a line and all that is known of it.
     pub(super) fn remove(&mut self, key: &str) -> Option<Line> {
         let line = self.by_key.remove(key)?;
-        self.idle.remove(&line.age);
         self.bytes -= line.cost;
+        if let Some(space) = self.spaces.get_mut(space::of(key)) {
+            space.idle.remove(&line.age);
+            space.bytes -= line.cost;
+        }
         Some(line)
     }
 
-    /// The idle line that was not written for the longest time.
-    pub(super) fn oldest(&self) -> Option<Key> {
-        self.idle.values().next().cloned()
+    /// The idle line that was not written for the longest time: of all, or of one namespace.
+    pub(super) fn oldest(&self, namespace: Option<&str>) -> Option<Key> {
+        let first = |space: &Space| space.idle.first_key_value().map(|(age, key)| (*age, key.clone()));
+        let oldest = match namespace {
+            Some(name) => first(self.spaces.get(name)?),
+            None => self.spaces.values().filter_map(first).min(),
+        };
+        oldest.map(|(_, key)| key)
+    }
+}
+
+impl Line {
+    fn refresh(&mut self, generation: u64) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.lose();
+            self.sharers.clear();
+            self.fill = None;
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::cache::Tag;
-use crate::cache::message::{Answer, Refusal, Write};
+use crate::cache::message::{Answer, Change, Refusal, Write};
+use crate::cache::{Tag, Version};
 use crate::stamp::Millis;
 
 /// How long an outcome is remembered after the request came.
@@ -109,11 +109,20 @@ fn fingerprint(write: &Write) -> u64 {
         hash.update(bytes);
     };
     field(write.key.as_bytes());
-    field(&[u8::from(write.value.is_some()), u8::from(write.if_absent)]);
-    field(write.value.as_deref().unwrap_or_default());
-    for number in
-        [write.ttl.map(|ttl| ttl.0), write.if_version.map(|v| v.epoch), write.if_version.map(|v| v.counter)]
-    {
+    let (kind, by) = match &write.change {
+        Change::Set(_) => (0, None),
+        Change::Delete => (1, None),
+        Change::Add(by) => (2, Some(by.cast_unsigned())),
+    };
+    field(&[kind, u8::from(write.if_absent)]);
+    if let Change::Set(value) = &write.change {
+        field(value);
+    }
+    let guard = write.guard.as_ref().map(|guard| (guard.lock.0.as_bytes(), guard.token.0));
+    field(guard.map_or(&[], |(lock, _)| lock));
+    let pair = |version: Option<Version>| [version.map(|v| v.epoch), version.map(|v| v.counter)];
+    let numbers = [by, write.ttl.map(|ttl| ttl.0), guard.map(|(_, token)| token)];
+    for number in numbers.into_iter().chain(pair(write.if_version)).chain(pair(write.fill)) {
         field(number.map(u64::to_le_bytes).as_ref().map_or(&[], |bytes| bytes.as_slice()));
     }
     hash.digest()

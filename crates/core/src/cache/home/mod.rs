@@ -3,29 +3,48 @@
 //! A reader is registered as a sharer before the value is read. A write marks its line pending,
 //! tells every sharer to forget, and goes on serving the old value, which nobody may keep; when each
 //! sharer has answered or its lease has run out, the write is committed, visible, and answered, in
-//! that order. Source of the idea: directory protocols of shared-memory machines, with volume leases
-//! (Yin, Alvisi, Dahlin, Lin 1999). It sends nothing itself: it returns [`Output`]s.
+//! that order. A sole reader may own a line of a write-back namespace; whoever else wants it waits
+//! until its owner has given it back. Source of the idea: directory protocols of shared-memory
+//! machines, with volume leases (Yin, Alvisi, Dahlin, Lin 1999). It sends nothing itself: it returns
+//! [`Output`]s.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::message::{Addressee, Answer, Held, Invalidate, Refusal, Value};
+#[cfg(test)]
+use super::message::Held;
+use super::message::{Addressee, Answer, LineView, Order, Refusal};
+use super::space::{self, Settings, Spaces};
 use super::tenure::Tenure;
 use super::{Key, Tag};
+use crate::guards::{Guard, Marks};
+#[cfg(test)]
+use crate::names::Incarnation;
 use crate::names::{NodeId, Origin};
 use crate::stamp::Millis;
 
+mod flush;
 mod lines;
+mod load;
 mod memo;
 mod moves;
 mod peers;
+mod read;
+mod recall;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use memo::{ENTRIES_MAX as MEMO_ENTRIES_MAX, WINDOW as MEMO_WINDOW};
+pub use stats::{STALL_BOUNDS_MS, Stats};
 
+pub(super) use write::add;
+
+use flush::Flushes;
 use lines::Lines;
 use memo::Memo;
+use moves::Moves;
 use peers::Peers;
 
 /// What the driver has to do for the machine.
@@ -39,11 +58,11 @@ pub enum Output {
         answer: Answer,
     },
     /// Send, and repeat while [`Home::awaits`] says so; then call [`Home::acknowledged`].
-    Invalidate {
+    Forget {
         /// The sharer.
         to: NodeId,
         /// The order.
-        order: Invalidate,
+        order: Order,
     },
     /// Ask for a seal, and repeat while [`Home::awaits_seal`] says so; then call [`Home::sealed`].
     Seal {
@@ -58,19 +77,22 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub struct Home {
     tenure: Tenure,
+    spaces: Arc<Spaces>,
     lines: Lines,
     peers: Peers,
     memo: Memo,
+    /// Which tokens of which locks were seen here.
+    marks: Marks,
     /// Lines for which a pending change waits, by its number.
     pending: BTreeMap<u64, Key>,
+    flushes: Flushes,
+    /// When somebody who waits to fill a value in has to be told something.
+    loads_due: BTreeSet<(Millis, Key)>,
+    moves: Moves,
     counter: u64,
     next_seq: u64,
-    /// Lines on their way to another home, and bytes on their way out.
-    leaving: usize,
-    evicting_bytes: usize,
-    /// Members that wait for our seal, and under which ring.
-    seals: Vec<(Tag, u64)>,
     bytes_max: usize,
+    stats: Stats,
 }
 
 impl Home {
@@ -79,16 +101,19 @@ impl Home {
     pub fn new(node: NodeId, bytes_max: usize) -> Self {
         Self {
             tenure: Tenure::new(node),
+            spaces: Arc::default(),
             lines: Lines::default(),
             peers: Peers::default(),
             memo: Memo::default(),
+            marks: Marks::default(),
             pending: BTreeMap::new(),
+            flushes: Flushes::default(),
+            loads_due: BTreeSet::new(),
+            moves: Moves::default(),
             counter: 0,
             next_seq: 0,
-            leaving: 0,
-            evicting_bytes: 0,
-            seals: Vec::new(),
             bytes_max,
+            stats: Stats::default(),
         }
     }
 
@@ -98,55 +123,65 @@ impl Home {
         &self.tenure
     }
 
+    /// The namespaces as this node has them from the log.
+    #[must_use]
+    pub fn spaces(&self) -> &Arc<Spaces> {
+        &self.spaces
+    }
+
     /// Bytes of lines and directory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.lines.bytes()
     }
 
-    /// The committed value for a reader on this very node: the line itself is its copy.
-    /// `Err` if this node may not answer for the key now.
-    pub fn read_own(&self, key: &str, now: Millis) -> Result<Option<Held>, Refusal> {
-        if !self.tenure.serves(key, now) {
+    /// How many lines there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether no line is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whether this node may answer for `key` now, to whom asked under `to`.
+    fn admit(&self, to: Option<Addressee>, key: &str, now: Millis) -> Result<Settings, Refusal> {
+        let is_leaving = self.lines.get(key).is_some_and(lines::Line::is_leaving);
+        if to.is_some_and(|to| !self.tenure.is_meant(to)) || !self.tenure.serves(key, now) || is_leaving {
             return Err(Refusal::NotHome);
         }
-        match self.lines.get(key) {
-            Some(line) if line.is_leaving() => Err(Refusal::NotHome),
-            Some(line) => Ok(line.held(now)),
-            None => Ok(None),
-        }
+        self.spaces.get(space::of(key)).ok_or(Refusal::NoNamespace)
     }
 
-    /// The committed value for `from`, which is registered as a sharer first if it wants a copy and
-    /// may have one.
-    pub fn read(
-        &mut self,
-        from: NodeId,
-        to: Addressee,
-        key: &Key,
-        copy: bool,
-        now: Millis,
-    ) -> (Answer, Vec<Output>) {
-        let mut outputs = Vec::new();
-        if !self.tenure.is_meant(to) || self.read_own(key, now).is_err() {
-            return (Answer::Refused(Refusal::NotHome), outputs);
-        }
-        let lease = if copy { self.register(from, key, now) } else { None };
-        let held = self.lines.get(key).and_then(|line| line.held(now));
-        self.make_room(now, &mut outputs);
-        (Answer::Value(Value { held, lease }), outputs)
+    fn settings(&self, key: &str) -> Settings {
+        self.spaces.get(space::of(key)).unwrap_or_default()
     }
 
-    /// Nobody may keep a copy of a line that is about to change, nor when the directory is full.
-    fn register(&mut self, from: NodeId, key: &Key, now: Millis) -> Option<Millis> {
-        let is_changing = self.lines.get(key).is_some_and(|line| line.pending.is_some());
-        if is_changing || from == self.tenure.node() || self.lines.bytes() > self.bytes_max {
-            return None;
+    /// The part of its namespace's bytes that may lie at this home.
+    fn share(&self, key: &str) -> usize {
+        let homes = self.tenure.members().max(1) as u64;
+        let share = self.settings(key).bytes_max.map_or(u64::MAX, |max| max.div_ceil(homes));
+        self.bytes_max.min(usize::try_from(share).unwrap_or(usize::MAX))
+    }
+
+    /// A read of `key` comes under this guard: older tokens of its lock may do nothing here any more.
+    pub fn guard(&mut self, to: Option<Addressee>, key: &str, guard: &Guard, now: Millis) -> Answer {
+        if let Err(refusal) = self.admit(to, key, now) {
+            return Answer::Refused(refusal);
         }
-        let lease = self.peers.grant(from, self.tenure.left(now), now)?;
-        self.lines.entry(key).sharers.insert(from);
-        self.lines.settle(key, false);
-        Some(lease)
+        match self.marks.check(guard) {
+            Ok(()) => Answer::Guarded,
+            Err(refusal) => Answer::Refused(Refusal::Guard(refusal)),
+        }
     }
 
     /// Lets `from` go on reading its copies.
@@ -160,7 +195,7 @@ impl Home {
         }
     }
 
-    /// Whether `to` still has to answer the invalidation `seq`.
+    /// Whether `to` still has to answer the order `seq`.
     #[must_use]
     pub fn awaits(&self, to: NodeId, seq: u64) -> bool {
         self.peers.awaits(to, seq)
@@ -170,15 +205,21 @@ impl Home {
     pub fn tick(&mut self, now: Millis) -> Vec<Output> {
         let mut outputs = Vec::new();
         for (node, seq) in self.peers.lapsed(now) {
-            self.release(node, seq, now, &mut outputs);
+            self.stats.lease_expiries += 1;
+            self.release(node, seq, None, now, &mut outputs);
         }
+        self.tend_due_loads(now, &mut outputs);
+        self.lines.sweep();
+        self.moves.forget_old(now);
         outputs
     }
 
     /// When [`Self::tick`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.peers.next_deadline()
+        let loads = self.loads_due.first().map(|(at, _)| *at);
+        let sweep = (!self.lines.is_swept()).then_some(Millis(0));
+        [self.peers.next_deadline(), loads, sweep].into_iter().flatten().min()
     }
 
     /// Who may hold a copy of `key` as far as this home knows.
@@ -186,12 +227,55 @@ impl Home {
     pub fn sharers(&self, key: &str) -> BTreeSet<NodeId> {
         let Some(line) = self.lines.get(key) else { return BTreeSet::new() };
         let awaited = line.pending.iter().flat_map(|pending| &pending.awaiting);
-        line.sharers.iter().chain(awaited).copied().collect()
+        let owner = line.owner.iter().map(|owner| &owner.node);
+        line.sharers.iter().chain(awaited).chain(owner).copied().collect()
+    }
+
+    /// The line of `key`, seen from outside; `None` where this node does not serve it.
+    #[must_use]
+    pub fn inspect(&self, key: &str, now: Millis) -> Option<LineView> {
+        if !self.tenure.serves(key, now) {
+            return None;
+        }
+        let view = self.lines.get(key).filter(|line| !self.lines.is_flushed(key, line)).map(|line| {
+            let held = line.held(now);
+            LineView {
+                version: held.as_ref().map(|held| held.version),
+                left: held.and_then(|held| held.left),
+                is_changing: line.pending.is_some(),
+                owner: line.owner.map(|owner| owner.node),
+                sharers: self
+                    .sharers(key)
+                    .into_iter()
+                    .map(|node| (node, self.peers.left(node, now)))
+                    .collect(),
+            }
+        });
+        Some(view.unwrap_or_default())
     }
 
     /// Who would be asked for `key` under the current ring.
     #[must_use]
     pub fn home_of(&self, key: &str) -> Option<Origin> {
         self.tenure.home_of(key)
+    }
+
+    /// What the line of `key` says, whoever owns it.
+    #[cfg(test)]
+    pub(crate) fn raw(&self, key: &str, now: Millis) -> Option<Held> {
+        self.lines.get(key).filter(|line| !self.lines.is_flushed(key, line)).and_then(|line| line.held(now))
+    }
+
+    /// Who owns the line of `key`, under which grant, as which process.
+    #[cfg(test)]
+    pub(crate) fn owner(&self, key: &str) -> Option<(NodeId, u64, Incarnation)> {
+        let line = self.lines.get(key).filter(|line| !self.lines.is_flushed(key, line))?;
+        line.owner.map(|owner| (owner.node, owner.grant, owner.process))
+    }
+
+    /// Without what decides nothing.
+    #[cfg(test)]
+    pub(crate) fn uncounted(&self) -> Self {
+        Self { stats: Stats::default(), ..self.clone() }
     }
 }

@@ -1,31 +1,127 @@
-//! Changes of the ring: lines whose keys went elsewhere leave, and members learn when they are gone.
+//! Changes of the ring: lines whose keys went elsewhere leave, copies first, then the lines travel.
 //!
-//! Lines are not shipped to their new home yet: they become misses.
+//! The new home pulls them while it asks for the seal; a home that leaves for good sends them ahead.
+//! Sharers do not travel: every copy of a line is forgotten before it moves.
+
+use std::collections::BTreeMap;
 
 use super::lines::{Queued, Why};
 use super::peers::Peers;
-use super::{Home, Output, lines};
-use crate::cache::message::{Answer, Refusal};
+use super::{Home, Output};
+use crate::cache::message::{Answer, Moved, Refusal};
 use crate::cache::tenure::{Change, View};
 use crate::cache::{Key, Tag};
-use crate::names::NodeId;
+use crate::names::{NodeId, Origin};
 use crate::stamp::Millis;
 
+/// Bytes of lines in one message.
+const CHUNK: usize = 256 << 10;
+/// What a line on its way costs beside its key and value.
+const MOVED_BYTES: usize = 64;
+/// How long lines are kept for a new home that has been told of all of them and may ask again.
+const KEPT: Millis = Millis(30_000);
+
+/// Lines between homes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Moves {
+    /// Lines of ours that still have sharers.
+    leaving: usize,
+    /// Lines that have left, by their new home.
+    out: BTreeMap<NodeId, Parcel>,
+    /// Lines that a home which retires sends ahead, by who is home next.
+    bequeathed: BTreeMap<NodeId, Parcel>,
+    /// What each member has handed over under the current ring, before everything is settled.
+    arrived: BTreeMap<NodeId, Arrived>,
+    /// What a home that leaves has sent ahead, and under which ring.
+    bequests: BTreeMap<Origin, (u64, Vec<Moved>)>,
+    /// Members that wait for our seal.
+    seals: Vec<Seal>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Parcel {
+    lines: Vec<Line>,
+    /// Since when its new home may have all of it, and serve.
+    told_all: Option<Millis>,
+}
+
+/// How many lines came, and which of them were taken.
+#[derive(Clone, Debug, Default)]
+struct Arrived {
+    count: u64,
+    taken: Vec<Key>,
+}
+
+#[derive(Clone, Debug)]
+struct Line {
+    moved: Moved,
+    deadline: Option<Millis>,
+}
+
+#[derive(Clone, Debug)]
+struct Seal {
+    tag: Tag,
+    from: NodeId,
+    ring_epoch: u64,
+    have: u64,
+}
+
+impl Moves {
+    /// New homes have had time enough.
+    pub(super) fn forget_old(&mut self, now: Millis) {
+        self.out.retain(|_, parcel| parcel.told_all.is_none_or(|since| now.since(since) < KEPT));
+    }
+}
+
+impl Parcel {
+    /// From line number `first` on, as many as fit one message, and whether that is not all.
+    fn chunk(&mut self, first: u64, now: Millis) -> (Vec<Moved>, bool) {
+        let mut bytes = 0;
+        let from = usize::try_from(first).unwrap_or(usize::MAX).min(self.lines.len());
+        let fits = |line: &&Line| {
+            let is_first = bytes == 0;
+            bytes += line.moved.key.len() + line.moved.held.value.len() + MOVED_BYTES;
+            is_first || bytes <= CHUNK
+        };
+        let lines: Vec<Moved> = self.lines[from..].iter().take_while(fits).map(|line| line.at(now)).collect();
+        let more = from + lines.len() < self.lines.len();
+        if !more {
+            self.told_all = self.told_all.or(Some(now));
+        }
+        (lines, more)
+    }
+}
+
+impl Line {
+    fn at(&self, now: Millis) -> Moved {
+        let mut moved = self.moved.clone();
+        moved.held.left = self.deadline.map(|end| end.since(now));
+        moved
+    }
+}
+
 impl Home {
-    /// The log shows another ring, or this node's place in it has changed.
+    /// The log shows another ring or other namespaces, or this node's place has changed.
     pub fn set_view(&mut self, view: &View, now: Millis) -> Vec<Output> {
         let mut outputs = Vec::new();
+        if view.spaces.revision() > self.spaces.revision() {
+            self.spaces = view.spaces.clone();
+            self.recall_shared_spaces(now, &mut outputs);
+        }
+        let before: Vec<Origin> = self.tenure.origins().collect();
         let change = self.tenure.set_view(view, now);
         match change {
-            Change::None => self.resume(now, &mut outputs),
-            Change::Moved => self.move_out(now, &mut outputs),
-            Change::Reborn => self.start_empty(&mut outputs),
+            Change::None => {}
+            Change::Moved => self.move_all(&before, now, &mut outputs),
+            Change::Reborn => self.start_empty(now, &mut outputs),
         }
+        self.settle_arrived(now, &mut outputs);
+        self.resume(now, &mut outputs);
         if view.me.is_some() && change != Change::None {
             let ring_epoch = self.tenure.ring_epoch();
             outputs.extend(self.tenure.unsealed().into_iter().map(|to| Output::Seal { to, ring_epoch }));
         }
-        self.answer_seals(&mut outputs);
+        self.answer_seals(now, &mut outputs);
         outputs
     }
 
@@ -37,20 +133,55 @@ impl Home {
         outputs
     }
 
-    /// Stops to be a home: no line is served any more, and once [`Self::is_empty`] no copy of one
+    /// Stops to be a home: no line is served any more, and once [`Self::has_left`] no copy of one
     /// can be read. What a node does before it leaves the cluster.
     pub fn retire(&mut self, now: Millis) -> Vec<Output> {
         let mut outputs = Vec::new();
         self.tenure.retire();
+        self.abandon_flushes(&mut outputs);
+        self.take_back(now);
         self.move_out(now, &mut outputs);
-        self.answer_seals(&mut outputs);
+        self.answer_seals(now, &mut outputs);
         outputs
     }
 
-    /// Whether no line is held.
+    /// Whether nothing that this home ever served can be read anywhere.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+    pub fn has_left(&self) -> bool {
+        self.moves.leaving == 0 && self.lines.is_empty()
+    }
+
+    /// What a home that has left sends to its heirs, in portions, for [`Self::inherit`].
+    #[must_use]
+    pub fn bequests(&self, now: Millis) -> Vec<(NodeId, Vec<Moved>)> {
+        let mut portions = Vec::new();
+        for (heir, parcel) in &self.moves.bequeathed {
+            let (mut parcel, mut first) = (parcel.clone(), 0);
+            loop {
+                let (lines, more) = parcel.chunk(first, now);
+                first += lines.len() as u64;
+                if !lines.is_empty() {
+                    portions.push((*heir, lines));
+                }
+                if !more {
+                    break;
+                }
+            }
+        }
+        portions
+    }
+
+    /// `from` leaves, and these lines are ours if the ring after `ring_epoch` is the same without it.
+    pub fn inherit(&mut self, from: Origin, ring_epoch: u64, lines: Vec<Moved>) -> Answer {
+        let bytes = |lines: &[Moved]| lines.iter().map(|m| m.key.len() + m.held.value.len()).sum::<usize>();
+        let (of, had) = self.moves.bequests.entry(from).or_default();
+        if *of != ring_epoch {
+            (*of, *had) = (ring_epoch, Vec::new());
+        }
+        if ring_epoch == self.tenure.ring_epoch() && bytes(had) < self.bytes_max {
+            had.extend(lines);
+        }
+        Answer::Taken
     }
 
     /// Changes that waited only for our own lease can go on.
@@ -58,9 +189,82 @@ impl Home {
         for key in self.pending.values().cloned().collect::<Vec<_>>() {
             self.go_on(&key, now, outputs);
         }
+        self.complete_flushes(now, outputs);
     }
 
-    /// Lines that are no longer ours leave: sharers first, then the line. They become misses.
+    /// Lines of namespaces that are write-through now are owned by nobody.
+    fn recall_shared_spaces(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        for key in self.lines.keys() {
+            let is_owned = self.lines.get(&key).is_some_and(|l| l.owner.is_some() && l.pending.is_none());
+            if is_owned && !self.settings(&key).write_back {
+                self.begin(&key, Why::Recall, now, outputs);
+                self.go_on(&key, now, outputs);
+            }
+        }
+    }
+
+    fn move_all(&mut self, before: &[Origin], now: Millis, outputs: &mut Vec<Output>) {
+        self.forget_arrived();
+        self.take_back(now);
+        self.take_bequests(before, now);
+        self.move_out(now, outputs);
+    }
+
+    /// What came under a ring that was never settled: its sender decides again where it goes.
+    fn forget_arrived(&mut self) {
+        for arrived in std::mem::take(&mut self.moves.arrived).into_values() {
+            arrived.taken.iter().for_each(|key| drop(self.lines.remove(key)));
+        }
+    }
+
+    /// Lines whose new home cannot have served them go where the ring says now.
+    fn take_back(&mut self, now: Millis) {
+        for parcel in std::mem::take(&mut self.moves.out).into_values() {
+            if parcel.told_all.is_none() {
+                parcel.lines.iter().for_each(|line| self.route(line.at(now), now));
+            }
+        }
+    }
+
+    fn take_bequests(&mut self, before: &[Origin], now: Millis) {
+        let (epoch, after) = (self.tenure.ring_epoch(), self.tenure.origins().collect::<Vec<_>>());
+        for (leaver, (of, lines)) in std::mem::take(&mut self.moves.bequests) {
+            let rest = before.iter().copied().filter(|origin| *origin != leaver);
+            let is_expected = epoch == of + 1 && before.contains(&leaver) && rest.eq(after.iter().copied());
+            if is_expected {
+                self.install(leaver.node, lines, now);
+            }
+        }
+    }
+
+    fn install(&mut self, from: NodeId, lines: Vec<Moved>, now: Millis) {
+        let arrived = self.moves.arrived.entry(from).or_default();
+        arrived.count += lines.len() as u64;
+        for Moved { key, held } in lines {
+            if self.tenure.keeps(&key) && self.lines.get(&key).is_none() {
+                self.lines.entry(&key).take(held, now);
+                self.lines.settle(&key, true);
+                arrived.taken.push(key);
+                self.stats.moved_in += 1;
+            }
+        }
+    }
+
+    /// A line that left, or comes back because we are its home again.
+    fn route(&mut self, moved: Moved, now: Millis) {
+        if self.tenure.keeps(&moved.key) {
+            let key = moved.key.clone();
+            self.lines.entry(&key).take(moved.held, now);
+            self.lines.settle(&key, true);
+        } else if let Some(home) = self.tenure.next_home(&moved.key) {
+            let deadline = moved.held.left.map(|left| now.plus(left));
+            let is_ahead = self.tenure.bequeaths(&moved.key);
+            let parcels = if is_ahead { &mut self.moves.bequeathed } else { &mut self.moves.out };
+            parcels.entry(home).or_default().lines.push(Line { moved, deadline });
+        }
+    }
+
+    /// Lines that are no longer ours leave: sharers first, then the line.
     fn move_out(&mut self, now: Millis, outputs: &mut Vec<Output>) {
         for key in self.lines.keys() {
             if !self.tenure.keeps(&key) {
@@ -74,68 +278,131 @@ impl Home {
         if line.is_leaving() {
             return;
         }
-        self.leaving += 1;
+        self.moves.leaving += 1;
         let mut waiting: Vec<Queued> = line.queue.drain(..).collect();
+        let waiters: Vec<Tag> = line.loaders.drain(..).map(|loader| loader.tag).collect();
         match line.pending.as_mut().map(|pending| std::mem::replace(&mut pending.why, Why::Leave)) {
-            Some(Why::Write(queued)) => waiting.insert(0, queued),
-            Some(Why::Evict) => {
-                let cost = lines::cost(key, line.value.as_ref());
-                self.evicting_bytes = self.evicting_bytes.saturating_sub(cost);
-            }
-            Some(Why::Leave) => {}
+            Some(Why::Write(writing)) => waiting.insert(0, Queued::Write(writing)),
+            Some(Why::Evict(cost)) => self.lines.evicting(key, cost, false),
+            Some(Why::Recall | Why::Leave) => {}
             None => self.begin(key, Why::Leave, now, outputs),
         }
-        self.turn_away(waiting, outputs);
+        let refused = || Answer::Refused(Refusal::NotHome);
+        outputs.extend(waiters.into_iter().map(|tag| Output::Answer { tag, answer: refused() }));
+        self.turn_away(waiting, now, outputs);
         self.go_on(key, now, outputs);
     }
 
-    /// Refuses writes that were never exposed, so they certainly were not done.
-    fn turn_away(&mut self, waiting: Vec<Queued>, outputs: &mut Vec<Output>) {
+    /// No copy of a line that leaves can be read any more.
+    pub(super) fn gone(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
+        self.moves.leaving -= 1;
+        if let Some(held) = self.lines.remove(key).and_then(|line| line.held(now)) {
+            self.stats.moved_out += 1;
+            self.route(Moved { key: key.clone(), held }, now);
+        }
+        self.answer_seals(now, outputs);
+    }
+
+    /// Refuses what was never exposed, so that it certainly was not done.
+    fn turn_away(&mut self, waiting: Vec<Queued>, now: Millis, outputs: &mut Vec<Output>) {
         for queued in waiting {
-            self.finish(queued, Answer::Refused(Refusal::NotHome), outputs);
+            let answer = Answer::Refused(Refusal::NotHome);
+            match queued {
+                Queued::Write(writing) => self.finish(writing, answer, now, outputs),
+                Queued::Read { tag, .. } | Queued::Load { tag, .. } => {
+                    outputs.push(Output::Answer { tag, answer });
+                }
+            }
         }
     }
 
-    fn start_empty(&mut self, outputs: &mut Vec<Output>) {
+    fn start_empty(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        self.abandon_flushes(outputs);
         for line in std::mem::take(&mut self.lines).into_lines() {
             let pending = line.pending.and_then(|pending| match pending.why {
-                Why::Write(queued) => Some(queued),
-                Why::Evict | Why::Leave => None,
+                Why::Write(writing) => Some(Queued::Write(writing)),
+                Why::Recall | Why::Evict(_) | Why::Leave => None,
             });
-            self.turn_away(pending.into_iter().chain(line.queue).collect(), outputs);
+            self.turn_away(pending.into_iter().chain(line.queue).collect(), now, outputs);
+            for loader in line.loaders {
+                outputs.push(Output::Answer { tag: loader.tag, answer: Answer::Refused(Refusal::NotHome) });
+            }
         }
         self.peers = Peers::default();
         self.pending.clear();
-        self.leaving = 0;
-        self.evicting_bytes = 0;
+        self.loads_due.clear();
+        let seals = std::mem::take(&mut self.moves.seals);
+        self.moves = Moves { seals, ..Moves::default() };
     }
 
-    /// A member will serve keys that may have been ours once it hears that we have sealed under
-    /// `ring_epoch` or a later ring. Answered under `tag`.
-    pub fn seal(&mut self, tag: Tag, ring_epoch: u64) -> Vec<Output> {
+    /// `from` will serve keys that may have been ours once it hears that we have sealed under
+    /// `ring_epoch` or a later ring; it has so many of their lines already. Answered under `tag`.
+    pub fn seal(&mut self, tag: Tag, from: NodeId, ring_epoch: u64, have: u64, now: Millis) -> Vec<Output> {
         let mut outputs = Vec::new();
-        self.seals.push((tag, ring_epoch));
-        self.answer_seals(&mut outputs);
+        self.moves.seals.push(Seal { tag, from, ring_epoch, have });
+        self.answer_seals(now, &mut outputs);
         outputs
     }
 
-    pub(super) fn answer_seals(&mut self, outputs: &mut Vec<Output>) {
+    fn answer_seals(&mut self, now: Millis, outputs: &mut Vec<Output>) {
         let current = self.tenure.ring_epoch();
-        if self.leaving > 0 {
+        if self.moves.leaving > 0 {
             return;
         }
-        let answer = Answer::Sealed { ring_epoch: current };
-        for (tag, _) in self.seals.extract_if(.., |(_, wanted)| *wanted <= current) {
-            outputs.push(Output::Answer { tag, answer: answer.clone() });
+        let ready: Vec<Seal> = self.moves.seals.extract_if(.., |seal| seal.ring_epoch <= current).collect();
+        for Seal { tag, from, ring_epoch, have } in ready {
+            // Under an older ring than ours nothing is handed over: it would not be taken.
+            let parcel = self.moves.out.get_mut(&from).filter(|_| ring_epoch == current);
+            let (lines, more) = parcel.map(|parcel| parcel.chunk(have, now)).unwrap_or_default();
+            let answer = Answer::Sealed { ring_epoch: current, first: have, lines, more };
+            outputs.push(Output::Answer { tag, answer });
         }
     }
 
-    /// `by` has sealed under `ring_epoch`.
-    pub fn sealed(&mut self, by: NodeId, ring_epoch: u64, now: Millis) -> Vec<Output> {
+    /// `by` has sealed under `ring_epoch` and handed lines over, numbered from `first`; perhaps there
+    /// are more.
+    pub fn sealed(
+        &mut self,
+        by: NodeId,
+        ring_epoch: u64,
+        first: u64,
+        lines: Vec<Moved>,
+        more: bool,
+        now: Millis,
+    ) -> Vec<Output> {
         let mut outputs = Vec::new();
-        self.tenure.sealed(by, ring_epoch);
-        self.resume(now, &mut outputs);
+        if !self.tenure.awaits_seal(by, ring_epoch) || first != self.has_lines_of(by) {
+            return outputs;
+        }
+        self.install(by, lines, now);
+        if !more {
+            self.tenure.sealed(by, ring_epoch);
+            self.settle_arrived(now, &mut outputs);
+            self.resume(now, &mut outputs);
+        }
         outputs
+    }
+
+    /// Once everything is settled, what arrived is ours like anything else.
+    fn settle_arrived(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        if self.tenure.is_settled() && !self.moves.arrived.is_empty() {
+            self.moves.arrived.clear();
+            self.make_room_everywhere(now, outputs);
+        }
+    }
+
+    /// How many lines `by` has handed over under the current ring.
+    #[must_use]
+    pub fn has_lines_of(&self, by: NodeId) -> u64 {
+        self.moves.arrived.get(&by).map_or(0, |arrived| arrived.count)
+    }
+
+    fn make_room_everywhere(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        let names: Vec<_> = self.spaces.iter().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.make_room(&super::space::join(&name, ""), now, outputs);
+        }
+        self.make_room("", now, outputs);
     }
 
     /// Whether the seal of `by` under `ring_epoch` is still needed.

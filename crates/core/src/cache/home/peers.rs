@@ -1,8 +1,8 @@
-//! What a home owes each node: one lease for all its copies, and the invalidations it has not answered.
+//! What a home owes each node: one lease for all its copies, and the orders it has not answered.
 //!
 //! It knows nodes and numbers, not keys or values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cache::lease::{self, LEASE, OVERDUE, SHORTEST};
 use crate::names::NodeId;
@@ -16,7 +16,7 @@ pub(super) struct Peers(BTreeMap<NodeId, Peer>);
 struct Peer {
     /// From here on it reads none of its copies, by our clock.
     leased_until: Millis,
-    /// Changes whose invalidation it has not answered, with the time when it was sent. Numbers only
+    /// Changes whose order it has not answered, with the time when it was sent. Numbers only
     /// grow, so the first is the oldest.
     outstanding: BTreeMap<u64, Millis>,
 }
@@ -40,10 +40,20 @@ impl Peers {
 
     /// Whether `node` may still read copies that it got from here.
     pub(super) fn may_read(&self, node: NodeId, now: Millis) -> bool {
-        self.0.get(&node).is_some_and(|peer| now < peer.leased_until)
+        self.left(node, now) > Millis(0)
     }
 
-    /// An invalidation numbered `seq` is on its way to `node`.
+    /// What is left of the lease of `node`, counted long.
+    pub(super) fn left(&self, node: NodeId, now: Millis) -> Millis {
+        self.0.get(&node).map_or(Millis(0), |peer| peer.leased_until.since(now))
+    }
+
+    /// Every node that may still read copies.
+    pub(super) fn readers(&self, now: Millis) -> BTreeSet<NodeId> {
+        self.0.keys().filter(|node| self.may_read(**node, now)).copied().collect()
+    }
+
+    /// An order numbered `seq` is on its way to `node`.
     pub(super) fn sent(&mut self, node: NodeId, seq: u64, now: Millis) {
         self.0.entry(node).or_default().outstanding.insert(seq, now);
     }
@@ -55,12 +65,12 @@ impl Peers {
         }
     }
 
-    /// Whether the invalidation is still worth repeating.
+    /// Whether the order is still worth repeating.
     pub(super) fn awaits(&self, node: NodeId, seq: u64) -> bool {
         self.0.get(&node).is_some_and(|peer| peer.outstanding.contains_key(&seq))
     }
 
-    /// Invalidations whose nodes can read nothing any more: as good as answered.
+    /// Orders whose nodes can read nothing any more: as good as answered.
     pub(super) fn lapsed(&self, now: Millis) -> Vec<(NodeId, u64)> {
         let lapsed = self.0.iter().filter(|(_, peer)| peer.leased_until <= now);
         lapsed.flat_map(|(node, peer)| peer.outstanding.keys().map(|seq| (*node, *seq))).collect()

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::cache::Version;
 use crate::cache::lease::{LEASE, OVERDUE, owed_until};
-use crate::cache::message::Write;
+use crate::cache::message::{Change, Had, Moved, Value, Wish, Write};
 use crate::cache::tenure::View;
 use crate::names::Incarnation;
 
@@ -20,7 +20,7 @@ fn at(ms: u64) -> Millis {
 fn view(ring_epoch: u64, me: Option<(u64, u64)>, members: &[(NodeId, u64)], until: Millis) -> View {
     let origin = |(node, inc): &(NodeId, u64)| Origin { node: *node, incarnation: Incarnation(*inc) };
     let me = me.map(|(incarnation, since)| (Incarnation(incarnation), since));
-    View { ring_epoch, me, members: members.iter().map(origin).collect(), until }
+    View { ring_epoch, me, members: members.iter().map(origin).collect(), until, spaces: Arc::default() }
 }
 
 /// A home alone in its ring, so that every key is its own.
@@ -33,23 +33,32 @@ fn home() -> Home {
 fn set(key: &str, value: &str) -> Write {
     Write {
         key: key.into(),
-        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        change: Change::Set(Bytes::copy_from_slice(value.as_bytes())),
         ttl: None,
         if_version: None,
         if_absent: false,
+        fill: None,
+        guard: None,
         request_id: None,
     }
 }
 
 fn delete(key: &str) -> Write {
-    Write { value: None, ..set(key, "") }
+    Write { change: Change::Delete, ..set(key, "") }
 }
 
 fn read(home: &mut Home, from: NodeId, now: Millis) -> Value {
-    match home.read(from, TO, &"k".into(), true, now).0 {
+    match ask(home, from, "k", Wish::Keep, now) {
         Answer::Value(value) => value,
         other => panic!("{other:?}"),
     }
+}
+
+/// A read that nothing holds up.
+fn ask(home: &mut Home, from: NodeId, key: &str, wish: Wish, now: Millis) -> Answer {
+    let answers = answers(&home.read(99, from, TO, &key.into(), wish, now));
+    let [(99, answer)] = &answers[..] else { panic!("{answers:?}") };
+    answer.clone()
 }
 
 fn text(held: Option<Held>) -> Option<String> {
@@ -66,7 +75,7 @@ fn answers(outputs: &[Output]) -> Vec<(Tag, Answer)> {
 
 fn orders(outputs: &[Output]) -> Vec<(NodeId, u64)> {
     let order = |output: &Output| match output {
-        Output::Invalidate { to, order } => Some((*to, order.seq)),
+        Output::Forget { to, order } => Some((*to, order.seq)),
         _ => None,
     };
     outputs.iter().filter_map(order).collect()
@@ -91,7 +100,7 @@ fn a_write_without_sharers_is_answered_at_once() {
 fn a_reader_is_registered_before_the_value_is_read() {
     let mut home = home();
     // Nothing is there yet, and still the absence is a copy that the first write has to recall.
-    assert_eq!(read(&mut home, READER, T0), Value { held: None, lease: Some(LEASE) });
+    assert_eq!(read(&mut home, READER, T0), Value { held: None, lease: Some(LEASE), grant: None });
     let outputs = home.write_own(1, set("k", "a"), at(1));
     assert_eq!(orders(&outputs).iter().map(|(to, _)| *to).collect::<Vec<_>>(), [READER]);
     assert_eq!(answers(&outputs), []);
@@ -106,7 +115,7 @@ fn a_pending_write_shows_the_old_value_and_lets_nobody_keep_it() {
     let seen = read(&mut home, OTHER, at(2));
     assert_eq!((text(seen.held), seen.lease), (Some("old".into()), None));
     let [(_, seq)] = orders(&outputs)[..] else { panic!("{outputs:?}") };
-    assert_eq!(answers(&home.acknowledged(READER, seq, at(3))), [(2, written(1, 2))]);
+    assert_eq!(answers(&home.acknowledged(READER, seq, Had::Nothing, at(3))), [(2, written(1, 2))]);
     let seen = read(&mut home, OTHER, at(4));
     assert_eq!((text(seen.held), seen.lease), (Some("new".into()), Some(LEASE)));
 }
@@ -129,14 +138,14 @@ fn repeated_unknown_and_reordered_acknowledgements_do_nothing() {
     read(&mut home, OTHER, T0);
     let outputs = home.write_own(1, set("k", "a"), at(1));
     let first = orders(&outputs)[0].1;
-    assert_eq!(home.acknowledged(READER, first, at(2)), []);
-    assert_eq!(home.acknowledged(READER, first, at(2)), []);
-    assert_eq!(home.acknowledged(READER, first + 5, at(2)), []);
-    assert_eq!(answers(&home.acknowledged(OTHER, first, at(2))), [(1, written(1, 1))]);
+    assert_eq!(home.acknowledged(READER, first, Had::Nothing, at(2)), []);
+    assert_eq!(home.acknowledged(READER, first, Had::Nothing, at(2)), []);
+    assert_eq!(home.acknowledged(READER, first + 5, Had::Nothing, at(2)), []);
+    assert_eq!(answers(&home.acknowledged(OTHER, first, Had::Nothing, at(2))), [(1, written(1, 1))]);
     // An answer to the first change says nothing about a copy taken since.
     read(&mut home, READER, at(3));
     home.write_own(2, set("k", "b"), at(4));
-    assert_eq!(home.acknowledged(READER, first, at(5)), []);
+    assert_eq!(home.acknowledged(READER, first, Had::Nothing, at(5)), []);
     assert_eq!(text(home.read_own("k", at(5)).unwrap()), Some("a".into()));
 }
 
@@ -149,7 +158,7 @@ fn an_acknowledgement_after_the_lease_end_changes_nothing() {
     let end = owed_until(T0, LEASE);
     home.tick(end);
     read(&mut home, READER, end);
-    assert_eq!(home.acknowledged(READER, seq, end), []);
+    assert_eq!(home.acknowledged(READER, seq, Had::Nothing, end), []);
     assert_eq!(orders(&home.write_own(2, set("k", "b"), end)).len(), 1, "still registered");
 }
 
@@ -161,8 +170,8 @@ fn a_node_that_owes_an_answer_gets_no_lease() {
     let in_time = at(1 + OVERDUE.0 - 1);
     assert_eq!(home.renew(READER, TO, in_time), Answer::Renewed { lease: LEASE });
     assert_eq!(home.renew(READER, TO, at(1 + OVERDUE.0)), Answer::Refused(Refusal::NoLease));
-    let (answer, _) = home.read(READER, TO, &"elsewhere".into(), true, at(1 + OVERDUE.0));
-    assert_eq!(answer, Answer::Value(Value { held: None, lease: None }));
+    let answer = ask(&mut home, READER, "elsewhere", Wish::Keep, at(1 + OVERDUE.0));
+    assert_eq!(answer, Answer::Value(Value { held: None, lease: None, grant: None }));
     assert_eq!(answers(&home.tick(owed_until(in_time, LEASE))), [(1, written(1, 1))]);
 }
 
@@ -182,7 +191,7 @@ fn a_restarted_sharer_answers_for_its_former_process() {
     read(&mut home, READER, T0);
     let seq = orders(&home.write_own(1, set("k", "a"), at(1)))[0].1;
     // The new process of that node has no copy: its answer is as good.
-    assert_eq!(answers(&home.acknowledged(READER, seq, at(2))), [(1, written(1, 1))]);
+    assert_eq!(answers(&home.acknowledged(READER, seq, Had::Nothing, at(2))), [(1, written(1, 1))]);
 }
 
 #[test]
@@ -220,7 +229,7 @@ fn writes_to_one_key_are_done_in_the_order_in_which_they_came() {
     assert_eq!(home.write_own(3, set("k", "c"), at(3)), []);
     let current = Some(Version { epoch: 1, counter: 1 });
     let expected = [(1, written(1, 1)), (2, mismatch(current)), (3, written(1, 2))];
-    assert_eq!(answers(&home.acknowledged(READER, seq, at(4))), expected);
+    assert_eq!(answers(&home.acknowledged(READER, seq, Had::Nothing, at(4))), expected);
 }
 
 #[test]
@@ -242,7 +251,7 @@ fn a_value_that_expires_while_its_write_waits_fails_the_condition() {
     read(&mut home, READER, T0);
     let next = Write { if_version: Some(Version { epoch: 1, counter: 1 }), ..set("k", "b") };
     let seq = orders(&home.write_own(2, next, at(50)))[0].1;
-    assert_eq!(answers(&home.acknowledged(READER, seq, at(150))), [(2, mismatch(None))]);
+    assert_eq!(answers(&home.acknowledged(READER, seq, Had::Nothing, at(150))), [(2, mismatch(None))]);
 }
 
 #[test]
@@ -252,7 +261,7 @@ fn a_retry_under_the_same_request_id_does_nothing_twice() {
     let named = Write { request_id: Some("r1".into()), ..set("k", "a") };
     let seq = orders(&home.write_own(1, named.clone(), at(1)))[0].1;
     assert_eq!(home.write_own(2, named.clone(), at(2)), [], "under way: it waits for the same outcome");
-    let both = answers(&home.acknowledged(READER, seq, at(3)));
+    let both = answers(&home.acknowledged(READER, seq, Had::Nothing, at(3)));
     assert_eq!(both, [(2, written(1, 1)), (1, written(1, 1))]);
     assert_eq!(answers(&home.write_own(3, named, at(4))), [(3, written(1, 1))]);
     let other = Write { request_id: Some("r1".into()), ..set("k", "b") };
@@ -271,7 +280,7 @@ fn an_evicted_line_is_served_until_its_sharers_have_forgotten_it() {
     let [(READER, seq)] = orders(&outputs)[..] else { panic!("{outputs:?}") };
     let seen = read(&mut home, OTHER, at(2));
     assert_eq!((text(seen.held), seen.lease), (Some("old".into()), None));
-    home.acknowledged(READER, seq, at(3));
+    home.acknowledged(READER, seq, Had::Nothing, at(3));
     assert_eq!(home.read_own("k", at(3)).unwrap(), None);
     assert!(home.bytes() <= 1_000, "{}", home.bytes());
     assert_eq!(text(home.read_own("big", at(3)).unwrap()), Some(big));
@@ -305,7 +314,7 @@ fn nothing_is_committed_after_the_membership_has_lapsed_until_it_is_renewed() {
     home.set_view(&view(1, Some((1, 1)), &[(HOME, 1)], at(500)), T0);
     read(&mut home, READER, T0);
     let seq = orders(&home.write_own(1, set("k", "a"), at(1)))[0].1;
-    assert_eq!(home.acknowledged(READER, seq, at(600)), []);
+    assert_eq!(home.acknowledged(READER, seq, Had::Nothing, at(600)), []);
     let outputs = home.membership_renewed(at(10_000), 1, at(601));
     assert_eq!(answers(&outputs), [(1, written(1, 1))]);
 }
@@ -328,7 +337,8 @@ fn a_request_for_a_former_process_or_from_a_newer_view_is_refused() {
     let key: Key = "k".into();
     for to in [Addressee { incarnation: Incarnation(9), ..TO }, Addressee { ring_epoch: 2, ..TO }] {
         let refused = Answer::Refused(Refusal::NotHome);
-        assert_eq!(home.read(READER, to, &key, true, T0).0, refused);
+        let read = home.read(1, READER, to, &key, Wish::Keep, T0);
+        assert_eq!(answers(&read), [(1, refused.clone())]);
         assert_eq!(home.renew(READER, to, T0), refused);
         assert_eq!(answers(&home.write(1, to, set("k", "a"), T0)), [(1, refused)]);
     }
@@ -347,12 +357,12 @@ fn a_new_home_serves_only_after_the_old_one_has_recalled_every_copy() {
     let both = [(HOME, 1), (OTHER, 1)];
     let (mut old, mut new) = (home(), Home::new(OTHER, 1 << 20));
     old.write_own(1, set(&key, "old"), T0);
-    old.read(READER, TO, &key, true, T0);
+    old.read(1, READER, TO, &key, Wish::Keep, T0);
 
     let outputs = new.set_view(&view(2, Some((1, 2)), &both, Millis(100_000)), at(1));
     assert_eq!(outputs, [Output::Seal { to: HOME, ring_epoch: 2 }]);
     assert_eq!(new.read_own(&key, at(1)), Err(Refusal::NotHome));
-    assert_eq!(old.seal(50, 2), [], "its view is older");
+    assert_eq!(old.seal(50, OTHER, 2, 0, at(1)), [], "its view is older");
     assert_eq!(text(old.read_own(&key, at(1)).unwrap()), Some("old".into()), "still home");
 
     let outputs = old.set_view(&view(2, Some((1, 1)), &both, Millis(100_000)), at(2));
@@ -360,10 +370,15 @@ fn a_new_home_serves_only_after_the_old_one_has_recalled_every_copy() {
     assert_eq!(old.read_own(&key, at(2)), Err(Refusal::NotHome), "neither serves");
     assert_eq!(answers(&outputs), [], "a copy may still be read");
 
-    let outputs = old.acknowledged(READER, seq, at(3));
-    assert_eq!(answers(&outputs), [(50, Answer::Sealed { ring_epoch: 2 })]);
-    new.sealed(HOME, 2, at(4));
-    assert_eq!(new.read_own(&key, at(4)).unwrap(), None);
+    let outputs = old.acknowledged(READER, seq, Had::Nothing, at(3));
+    let held = Held { version: Version { epoch: 1, counter: 1 }, value: "old".into(), left: None };
+    let lines = vec![Moved { key: key.clone(), held }];
+    assert_eq!(
+        answers(&outputs),
+        [(50, Answer::Sealed { ring_epoch: 2, first: 0, lines: lines.clone(), more: false })]
+    );
+    new.sealed(HOME, 2, 0, lines, false, at(4));
+    assert_eq!(text(new.read_own(&key, at(4)).unwrap()), Some("old".into()), "the line has travelled");
     assert_eq!(answers(&new.write_own(9, set(&key, "new"), at(5))), [(9, written(2, 1))]);
 }
 
@@ -371,7 +386,7 @@ fn a_new_home_serves_only_after_the_old_one_has_recalled_every_copy() {
 fn a_write_that_waits_when_its_line_leaves_is_refused_and_was_not_done() {
     let key = moving_key();
     let mut old = home();
-    old.read(READER, TO, &key, true, T0);
+    old.read(1, READER, TO, &key, Wish::Keep, T0);
     let named = Write { request_id: Some("r1".into()), ..set(&key, "a") };
     assert_eq!(answers(&old.write_own(1, named, at(1))), []);
     old.write_own(2, set(&key, "b"), at(1));
@@ -389,7 +404,7 @@ fn a_seal_under_another_ring_than_the_known_one_does_not_count() {
     let both = [(HOME, 1), (OTHER, 1)];
     let mut new = Home::new(OTHER, 1 << 20);
     new.set_view(&view(2, Some((1, 2)), &both, Millis(100_000)), T0);
-    new.sealed(HOME, 3, T0);
+    new.sealed(HOME, 3, 0, Vec::new(), false, T0);
     assert!(new.awaits_seal(HOME, 2));
     assert_eq!(new.read_own(&moving_key(), T0), Err(Refusal::NotHome));
 }
@@ -413,6 +428,7 @@ fn a_retired_home_serves_nothing_and_is_empty_once_its_sharers_have_answered() {
     let [(READER, seq)] = orders(&outputs)[..] else { panic!("{outputs:?}") };
     assert_eq!(home.read_own("k", at(1)), Err(Refusal::NotHome));
     assert!(!home.is_empty());
-    home.acknowledged(READER, seq, at(2));
-    assert!(home.is_empty());
+    assert!(!home.has_left());
+    home.acknowledged(READER, seq, Had::Nothing, at(2));
+    assert!(home.has_left());
 }

@@ -1,13 +1,15 @@
 //! Writes and evictions: a change waits until no sharer can read what was before, then happens.
 //!
-//! It does not know why a sharer need not be waited for any more; [`super::peers`] does.
+//! It does not know why a sharer need not be waited for any more; [`super::recall`] does.
 
-use super::lines::{self, Line, Pending, Queued, Why};
+use bytes::Bytes;
+
+use super::lines::{self, Line, Pending, Queued, Why, Writing};
 use super::memo::Verdict;
 use super::{Home, Output};
-use crate::cache::message::{Addressee, Answer, Invalidate, Refusal, Write};
-use crate::cache::{Key, Tag, Version};
-use crate::names::NodeId;
+use crate::cache::message::{Addressee, Answer, Change, Refusal, Write};
+use crate::cache::{Key, Tag, Version, space};
+use crate::command::Refusal as Fence;
 use crate::stamp::Millis;
 
 impl Home {
@@ -34,16 +36,21 @@ impl Home {
         }
         let key = write.key.clone();
         let mut outputs = Vec::new();
-        self.lines.entry(&key).queue.push_back(Queued { tag, write });
+        if let Some(refusal) = self.fenced(&write) {
+            let answer = Answer::Refused(refusal);
+            self.finish(Writing { tag, since: now, write }, answer, now, &mut outputs);
+            return outputs;
+        }
+        self.lines.entry(&key).queue.push_back(Queued::Write(Writing { tag, since: now, write }));
         self.advance(&key, now, &mut outputs);
-        self.make_room(now, &mut outputs);
+        self.make_room(&key, now, &mut outputs);
         outputs
     }
 
     fn refusal(&self, write: &Write, now: Millis) -> Option<Refusal> {
-        if self.read_own(&write.key, now).is_err() {
-            Some(Refusal::NotHome)
-        } else if lines::cost(&write.key, write.value.as_ref()) > self.bytes_max {
+        if let Err(refusal) = self.admit(None, &write.key, now) {
+            Some(refusal)
+        } else if lines::cost(&write.key, write.change.bytes()) > self.share(&write.key) {
             Some(Refusal::TooLarge)
         } else if self.lines.bytes() > self.bytes_max.saturating_mul(2) {
             // Silent sharers hold up so many evictions that only waiting helps.
@@ -53,40 +60,47 @@ impl Home {
         }
     }
 
+    /// Why the guard of `write` does not hold; if it does, older tokens of its lock are refused from
+    /// now on.
+    fn fenced(&mut self, write: &Write) -> Option<Refusal> {
+        self.marks.check(write.guard.as_ref()?).err().map(Refusal::Guard)
+    }
+
     /// Starts what waits at a line, until something has to wait for sharers.
-    fn advance(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
+    pub(super) fn advance(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
         let mut committed = false;
         while let Some(line) = self.lines.get_mut(key) {
             if line.pending.is_some() {
                 break;
             }
-            let Some(queued) = line.queue.pop_front() else { break };
-            match early_answer(line, &queued.write, now) {
-                Some(answer) => self.finish(queued, answer, outputs),
-                None => {
-                    self.begin(key, Why::Write(queued), now, outputs);
-                    committed |= self.complete(key, now, outputs);
-                }
+            if line.owner.is_some() && !line.queue.is_empty() {
+                self.begin(key, Why::Recall, now, outputs);
+                self.complete(key, now, outputs);
+                continue;
+            }
+            match line.queue.pop_front() {
+                Some(Queued::Write(writing)) => committed |= self.start(key, writing, now, outputs),
+                Some(Queued::Read { tag, from, wish }) => self.tell(tag, from, key, wish, now, outputs),
+                Some(Queued::Load { tag, load }) => self.seek(tag, &load, now, outputs),
+                None => break,
             }
         }
         self.lines.settle(key, committed);
     }
 
-    /// Marks the line pending and tells its sharers to forget.
-    pub(super) fn begin(&mut self, key: &Key, why: Why, now: Millis, outputs: &mut Vec<Output>) {
-        let home = self.tenure.origin();
-        let Some(line) = self.lines.get_mut(key) else { return };
-        self.next_seq += 1;
-        let seq = self.next_seq;
-        let mut awaiting = std::mem::take(&mut line.sharers);
-        awaiting.retain(|node| self.peers.may_read(*node, now));
-        for to in &awaiting {
-            self.peers.sent(*to, seq, now);
-            outputs.push(Output::Invalidate { to: *to, order: Invalidate { home, key: key.clone(), seq } });
+    /// Whether it was committed at once.
+    fn start(&mut self, key: &Key, writing: Writing, now: Millis, outputs: &mut Vec<Output>) -> bool {
+        match self.lines.get_mut(key).map(|line| judge(line, &writing.write, now)) {
+            Some(Err(why)) => {
+                self.finish(writing, why.answer(), now, outputs);
+                self.tend_loads(key, now, outputs);
+                false
+            }
+            _ => {
+                self.begin(key, Why::Write(writing), now, outputs);
+                self.complete(key, now, outputs)
+            }
         }
-        line.pending = Some(Pending { seq, why, awaiting });
-        self.pending.insert(seq, key.clone());
-        self.lines.settle(key, false);
     }
 
     /// Carries a pending change out if no sharer is left that could read the old value.
@@ -99,61 +113,66 @@ impl Home {
         let Some(pending) = line.pending.take_if(|p| may(p)) else { return false };
         self.pending.remove(&pending.seq);
         match pending.why {
-            Why::Write(queued) => self.commit(key, queued, now, outputs),
-            Why::Evict => {
-                self.evicting_bytes =
-                    self.evicting_bytes.saturating_sub(lines::cost(key, line.value.as_ref()));
-                line.value = None;
+            Why::Write(writing) => self.commit(key, writing, now, outputs),
+            Why::Recall => {}
+            Why::Evict(cost) => {
+                line.lose();
+                self.lines.evicting(key, cost, false);
+                self.stats.evictions += 1;
             }
-            Why::Leave => {
-                self.leaving -= 1;
-                self.lines.remove(key);
-                self.answer_seals(outputs);
-            }
+            Why::Leave => self.gone(key, now, outputs),
         }
         true
     }
 
-    fn commit(&mut self, key: &Key, queued: Queued, now: Millis, outputs: &mut Vec<Output>) {
-        let Some(line) = self.lines.get_mut(key) else { return };
-        // The value may have expired since the condition was looked at.
-        if let Some(answer) = early_answer(line, &queued.write, now) {
-            return self.finish(queued, answer, outputs);
+    fn commit(&mut self, key: &Key, writing: Writing, now: Millis, outputs: &mut Vec<Output>) {
+        let default_ttl = self.settings(key).ttl;
+        // A newer holder may have come while this one waited for sharers.
+        if let Some(refusal) = self.fenced(&writing.write) {
+            return self.finish(writing, Answer::Refused(refusal), now, outputs);
         }
+        let Some(line) = self.lines.get_mut(key) else { return };
+        // The value may have expired, and a right to fill ended, since the conditions were looked at.
+        let next = match judge(line, &writing.write, now) {
+            Ok(next) => next,
+            Err(why) => return self.finish(writing, why.answer(), now, outputs),
+        };
         self.counter += 1;
         line.version = Version { epoch: self.tenure.ring_epoch(), counter: self.counter };
-        line.value = queued.write.value.clone();
-        line.deadline = queued.write.ttl.map(|ttl| now.plus(ttl));
-        let answer = Answer::Written(Some(line.version));
-        self.finish(queued, answer, outputs);
+        line.fill = None;
+        let keeps_deadline = next.sum.is_some() && line.current(now).is_some();
+        if !keeps_deadline {
+            line.deadline = writing.write.ttl.or(default_ttl).map(|ttl| now.plus(ttl));
+        }
+        line.value = next.value;
+        let answer = match next.sum {
+            Some(value) => Answer::Counted { version: line.version, value },
+            None => Answer::Written(Some(line.version)),
+        };
+        self.stats.writes += 1;
+        self.finish(writing, answer, now, outputs);
+        self.tend_loads(key, now, outputs);
     }
 
     /// Tells the caller, and retries that wait for the same outcome.
-    pub(super) fn finish(&mut self, queued: Queued, answer: Answer, outputs: &mut Vec<Output>) {
-        let id = queued.write.request_id.as_deref();
+    pub(super) fn finish(
+        &mut self,
+        writing: Writing,
+        answer: Answer,
+        now: Millis,
+        outputs: &mut Vec<Output>,
+    ) {
+        let id = writing.write.request_id.as_deref();
         let also = match (&answer, id) {
             (_, None) => Vec::new(),
-            (Answer::Refused(Refusal::NotHome), Some(id)) => self.memo.forget(id),
+            (Answer::Refused(Refusal::NotHome | Refusal::Guard(Fence::GuardUnproven)), Some(id)) => {
+                self.memo.forget(id)
+            }
             (_, Some(id)) => self.memo.finish(id, &answer),
         };
+        self.stats.stalled(now.since(writing.since));
         outputs.extend(also.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
-        outputs.push(Output::Answer { tag: queued.tag, answer });
-    }
-
-    /// `from` has forgotten its copy. Late, repeated and unknown answers do nothing.
-    pub fn acknowledged(&mut self, from: NodeId, seq: u64, now: Millis) -> Vec<Output> {
-        let mut outputs = Vec::new();
-        self.release(from, seq, now, &mut outputs);
-        outputs
-    }
-
-    pub(super) fn release(&mut self, node: NodeId, seq: u64, now: Millis, outputs: &mut Vec<Output>) {
-        self.peers.settled(node, seq);
-        let Some(key) = self.pending.get(&seq).cloned() else { return };
-        if let Some(pending) = self.lines.get_mut(&key).and_then(|line| line.pending.as_mut()) {
-            pending.awaiting.remove(&node);
-        }
-        self.go_on(&key, now, outputs);
+        outputs.push(Output::Answer { tag: writing.tag, answer });
     }
 
     /// Something that a pending change waited for has come about.
@@ -163,28 +182,89 @@ impl Home {
         self.advance(key, now, outputs);
     }
 
-    /// Evicts the longest unwritten lines while there is too much, sharers first.
-    pub(super) fn make_room(&mut self, now: Millis, outputs: &mut Vec<Output>) {
-        while self.lines.bytes().saturating_sub(self.evicting_bytes) > self.bytes_max {
-            let Some(key) = self.lines.oldest() else { return };
-            let value = self.lines.get(&key).and_then(|line| line.value.as_ref());
-            self.evicting_bytes += lines::cost(&key, value);
-            self.begin(&key, Why::Evict, now, outputs);
-            self.go_on(&key, now, outputs);
+    /// Evicts the longest unwritten lines while there is too much: in the namespace of `key`, or in
+    /// all of them. Sharers first.
+    pub(super) fn make_room(&mut self, key: &str, now: Millis, outputs: &mut Vec<Output>) {
+        let namespace = space::of(key);
+        let share = self.share(key);
+        while self.lines.staying(Some(namespace)) > share && self.evict(Some(namespace), now, outputs) {}
+        while self.lines.staying(None) > self.bytes_max && self.evict(None, now, outputs) {}
+    }
+
+    /// Whether there was anything to evict.
+    fn evict(&mut self, namespace: Option<&str>, now: Millis, outputs: &mut Vec<Output>) -> bool {
+        let Some(key) = self.lines.oldest(namespace) else { return false };
+        let value = self.lines.get(&key).and_then(|line| line.value.as_ref()).map_or(0, Bytes::len);
+        let cost = lines::cost(&key, value);
+        self.lines.evicting(&key, cost, true);
+        self.begin(&key, Why::Evict(cost), now, outputs);
+        self.go_on(&key, now, outputs);
+        true
+    }
+}
+
+/// What a write makes of a line.
+struct Next {
+    value: Option<Bytes>,
+    /// Of an addition.
+    sum: Option<i64>,
+}
+
+/// Why a write changes no value.
+enum NoChange {
+    /// There is nothing to delete.
+    NothingThere,
+    /// A condition does not hold.
+    Refused(Refusal),
+}
+
+impl NoChange {
+    fn answer(self) -> Answer {
+        match self {
+            Self::NothingThere => Answer::Written(None),
+            Self::Refused(refusal) => Answer::Refused(refusal),
         }
     }
 }
 
-/// The answer to a write that changes nothing: a condition that does not hold, a delete of nothing.
-fn early_answer(line: &Line, write: &Write, now: Millis) -> Option<Answer> {
-    let current = line.current(now);
-    let mismatch = (write.if_absent && current.is_some())
-        || write.if_version.is_some_and(|wanted| current != Some(wanted));
-    if mismatch {
-        Some(Answer::Refused(Refusal::VersionMismatch { current }))
-    } else if write.value.is_none() && current.is_none() {
-        Some(Answer::Written(None))
-    } else {
-        None
+/// What `write` would make of `line`.
+fn judge(line: &mut Line, write: &Write, now: Millis) -> Result<Next, NoChange> {
+    let refused = |refusal| Err(NoChange::Refused(refusal));
+    if write.fill.is_some() && line.filling(now).map(|fill| fill.token) != write.fill {
+        return refused(Refusal::FillVoid);
     }
+    let current = line.current(now);
+    if (write.if_absent && current.is_some())
+        || write.if_version.is_some_and(|wanted| current != Some(wanted))
+    {
+        return refused(Refusal::VersionMismatch { current });
+    }
+    match &write.change {
+        Change::Set(value) => Ok(Next { value: Some(value.clone()), sum: None }),
+        Change::Delete if current.is_some() => Ok(Next { value: None, sum: None }),
+        Change::Delete => {
+            // Whoever meant to fill it in has read what was there before somebody said: delete.
+            line.fill = None;
+            Err(NoChange::NothingThere)
+        }
+        Change::Add(by) => {
+            let before = if current.is_some() { line.value.as_ref() } else { None };
+            match add(before, *by) {
+                Ok(sum) => Ok(Next { value: Some(sum.to_string().into()), sum: Some(sum) }),
+                Err(refusal) => refused(refusal),
+            }
+        }
+    }
+}
+
+/// A value, nothing counting as 0, plus `by`.
+pub(in crate::cache) fn add(value: Option<&Bytes>, by: i64) -> Result<i64, Refusal> {
+    let before = match value {
+        Some(bytes) => {
+            let text = std::str::from_utf8(bytes).ok();
+            text.and_then(|text| text.trim().parse::<i64>().ok()).ok_or(Refusal::NotANumber)?
+        }
+        None => 0,
+    };
+    before.checked_add(by).ok_or(Refusal::OutOfRange)
 }

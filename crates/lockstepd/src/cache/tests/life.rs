@@ -58,7 +58,7 @@ async fn read_on(cluster: Arc<Cluster>, node: u64, key: String, written: Arc<Mut
     let mut random = StdRng::seed_from_u64(seed * 7 + node);
     loop {
         let floor = *written.lock().unwrap();
-        let read = cluster.nodes[&node].get(&key, random.random_bool(0.1), SECOND).await;
+        let read = cluster.nodes[&node].get(&key.as_str().into(), random.random_bool(0.1), SECOND).await;
         if let Ok(Some(entry)) = read {
             let value: u64 = std::str::from_utf8(&entry.value).unwrap().parse().unwrap();
             assert!(value >= floor, "node {node} read {value} after {floor} had been written");
@@ -140,6 +140,7 @@ impl Authority {
             ring_epoch: self.ring_epoch,
             me: self.members.get(&node).map(|(since, _)| (Incarnation(1), *since)),
             members: self.members.iter().map(member).collect(),
+            spaces: Spaces::default(),
             until: Duration::ZERO,
         }
     }

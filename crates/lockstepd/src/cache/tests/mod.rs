@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lockstep_core::command::Member;
+use lockstep_core::cache::space::Spaces;
+use lockstep_core::command::{Member, NamespaceOp};
 use lockstep_core::names::Incarnation;
 
 use super::*;
@@ -14,6 +15,7 @@ use crate::peer::{Error as PeerError, Handler, Lane, Service};
 
 mod facts;
 mod life;
+mod moves;
 
 const SECOND: Duration = Duration::from_secs(1);
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
@@ -123,7 +125,15 @@ impl Cluster {
             since_epoch: 1,
         };
         let me = members.contains(&node).then_some((Incarnation(1), 1));
-        View { ring_epoch, me, members: members.iter().map(member).collect(), until }
+        let mut spaces = Spaces::default();
+        let op = NamespaceOp::Configure {
+            name: "back".into(),
+            write_back: Some(true),
+            bytes_max: None,
+            ttl: None,
+        };
+        spaces.apply(&op, &mut Vec::new());
+        View { ring_epoch, me, members: members.iter().map(member).collect(), spaces, until }
     }
 
     /// Lets messages of ring changes travel.
@@ -139,12 +149,12 @@ impl Cluster {
     }
 
     async fn set(&self, node: u64, key: &str, value: &str) -> Result<Option<Version>, Error> {
-        self.nodes[&node].write(set(key, value), 5 * SECOND).await
+        self.nodes[&node].write(set(key, value), 5 * SECOND).await.map(|written| written.version)
     }
 
     /// The value at `node` and whether it came from its own memory.
     async fn get(&self, node: u64, key: &str) -> Option<(String, bool)> {
-        text(self.nodes[&node].get(key, false, 5 * SECOND).await.unwrap())
+        text(self.nodes[&node].get(&key.into(), false, 5 * SECOND).await.unwrap())
     }
 
     fn local(&self, node: u64, key: &str) -> Option<String> {
@@ -153,14 +163,7 @@ impl Cluster {
 }
 
 fn set(key: &str, value: &str) -> Write {
-    Write {
-        key: key.into(),
-        value: Some(Bytes::copy_from_slice(value.as_bytes())),
-        ttl: None,
-        if_version: None,
-        if_absent: false,
-        request_id: None,
-    }
+    Write::new(key.into(), Change::Set(Bytes::copy_from_slice(value.as_bytes())))
 }
 
 fn text(entry: Option<Entry>) -> Option<(String, bool)> {

@@ -1,0 +1,184 @@
+//! Lines that this node owns: written here without asking their home, and given back.
+//!
+//! What was given back is kept until its home has said that it knows, because a recall may be on
+//! its way; whoever answers a recall with nothing says that nothing was written.
+
+use super::store::{Copy, Own};
+use super::{Copies, Output};
+use crate::cache::home::add;
+use crate::cache::message::{Answer, Change, Forget, Had, Held, Order, Refusal, Write};
+use crate::cache::{Key, Version, lease, space};
+use crate::names::{Incarnation, Origin};
+use crate::stamp::Millis;
+
+/// A line on its way back to its home.
+#[derive(Clone, Debug)]
+pub(super) struct Returning {
+    home: Origin,
+    grant: u64,
+    copy: Copy,
+}
+
+impl Copies {
+    /// This process, under the first name that it was admitted by; later ones change nothing.
+    pub fn set_process(&mut self, process: Incarnation) {
+        self.process.get_or_insert(process);
+    }
+
+    /// Under which name this process may own lines.
+    #[must_use]
+    pub fn process(&self) -> Option<Incarnation> {
+        self.process
+    }
+
+    /// Carries a write out here, if this node owns the line and may; `None`: ask the home. A write
+    /// with a request id, a guard or a right to fill is the home's to judge.
+    pub fn write(&mut self, write: &Write, now: Millis) -> Option<(Answer, Vec<Output>)> {
+        let is_homes = write.request_id.is_some() || write.guard.is_some() || write.fill.is_some();
+        if is_homes || !self.is_readable(&write.key, now) {
+            return None;
+        }
+        let copy = self.store.get(&write.key)?;
+        let own = copy.own.filter(|own| own.left > 0)?;
+        let is_live = copy.held.is_some() && copy.left(now) != Some(Millis(0));
+        let current = copy.held.as_ref().filter(|_| is_live);
+        let version = current.map(|held| held.version);
+        let mismatch = (write.if_absent && version.is_some())
+            || write.if_version.is_some_and(|wanted| version != Some(wanted));
+        if mismatch {
+            let refusal = Refusal::VersionMismatch { current: version };
+            return Some((Answer::Refused(refusal), Vec::new()));
+        }
+        let (value, sum) = match &write.change {
+            Change::Set(value) => (Some(value.clone()), None),
+            Change::Delete if current.is_none() => return Some((Answer::Written(None), Vec::new())),
+            Change::Delete => (None, None),
+            Change::Add(by) => match add(current.map(|held| &held.value), *by) {
+                Ok(sum) => (Some(sum.to_string().into()), Some(sum)),
+                Err(refusal) => return Some((Answer::Refused(refusal), Vec::new())),
+            },
+        };
+        let size = value.as_ref().map_or(0, bytes::Bytes::len);
+        if !self.store.fits(&write.key, size) {
+            return None;
+        }
+        let last = Version { counter: own.last.counter + 1, ..own.last };
+        let keeps = sum.is_some() && is_live;
+        let ttl = write.ttl.or(own.ttl).map(|ttl| now.plus(lease::shortened(ttl)));
+        let next = Copy {
+            expires: if keeps { copy.expires } else { ttl },
+            held: value.map(|value| Held { version: last, value, left: None }),
+            own: Some(Own { last, left: own.left - 1, is_written: true, ..own }),
+            note: bytes::Bytes::new(),
+            touched: true,
+            ..copy.clone()
+        };
+        let squeezed = self.store.insert(write.key.clone(), next);
+        let outputs = squeezed.into_iter().filter_map(|(key, copy)| self.give_back(key, copy)).collect();
+        let answer = match sum {
+            Some(value) => Answer::Counted { version: last, value },
+            None => Answer::Written(Some(last)),
+        };
+        self.stats.owned_writes += 1;
+        Some((answer, outputs))
+    }
+
+    /// A home orders to forget something. Done when this returns; the answer is what was there.
+    pub fn forget(&mut self, order: &Order, now: Millis) -> Had {
+        self.stats.forgotten += 1;
+        match &order.what {
+            Forget::Copy { key } => {
+                self.stats.refused_fills += u64::from(self.placeholders.remove(key).is_some());
+                // An order to forget a copy of a line that was granted since is an old one.
+                let is_older = |copy: &Copy| copy.own.is_some() && copy.home == order.home;
+                if !self.store.get(key).is_some_and(is_older) {
+                    self.store.remove(key);
+                }
+                Had::Nothing
+            }
+            Forget::Owned { key, grant, process } => {
+                self.forget_owned(order.home, key, *grant, *process, now)
+            }
+            Forget::Namespace { namespace } => {
+                let is_of = |key: &Key| space::of(key) == &**namespace;
+                let flights = &self.flights;
+                let before = self.placeholders.len();
+                self.placeholders.retain(|key, id| {
+                    !is_of(key) || flights.get(id).is_none_or(|flight| flight.home != order.home)
+                });
+                self.stats.refused_fills += (before - self.placeholders.len()) as u64;
+                let flushed = self.flushed.entry(order.home).or_default();
+                *flushed.entry(namespace.clone()).or_default() += 1;
+                Had::Nothing
+            }
+        }
+    }
+
+    fn forget_owned(
+        &mut self,
+        home: Origin,
+        key: &Key,
+        grant: u64,
+        process: Incarnation,
+        now: Millis,
+    ) -> Had {
+        self.stats.refused_fills += u64::from(self.placeholders.remove(key).is_some());
+        if self.process != Some(process) {
+            return Had::Lost;
+        }
+        let is_it = |copy: &Copy| copy.home == home && copy.own.is_some_and(|own| own.grant == grant);
+        if self.store.get(key).is_some_and(is_it) {
+            return self
+                .store
+                .remove(key)
+                .and_then(|copy| copy.written(now))
+                .map_or(Had::Nothing, Had::Written);
+        }
+        let returning = self.returning.get(key).filter(|r| r.home == home && r.grant == grant);
+        returning.and_then(|returning| returning.copy.written(now)).map_or(Had::Nothing, Had::Written)
+    }
+
+    /// An owned line leaves the store.
+    pub(super) fn give_back(&mut self, key: Key, copy: Copy) -> Option<Output> {
+        let grant = copy.own?.grant;
+        let home = copy.home;
+        self.returning.insert(key.clone(), Returning { home, grant, copy });
+        Some(Output::Return { home, key, grant })
+    }
+
+    /// Gives every owned line back, of one home or of all.
+    pub fn give_all_back(&mut self, home: Option<Origin>) -> Vec<Output> {
+        let keys = self.store.owned(home);
+        let gone: Vec<_> =
+            keys.into_iter().filter_map(|key| self.store.remove(&key).map(|copy| (key, copy))).collect();
+        gone.into_iter().filter_map(|(key, copy)| self.give_back(key, copy)).collect()
+    }
+
+    /// What to give back, for as long as it is not yet known that the home knows.
+    #[must_use]
+    pub fn returning(&self, key: &str, grant: u64, now: Millis) -> Option<Option<Held>> {
+        let returning = self.returning.get(key).filter(|returning| returning.grant == grant)?;
+        Some(returning.copy.written(now))
+    }
+
+    /// The home knows, or is no more.
+    pub fn returned(&mut self, key: &str, grant: u64) {
+        if self.returning.get(key).is_some_and(|returning| returning.grant == grant) {
+            self.returning.remove(key);
+        }
+    }
+
+    /// Whether every line that was owned here is its home's again.
+    #[must_use]
+    pub fn owns_nothing(&self) -> bool {
+        self.returning.is_empty() && self.store.owned(None).is_empty()
+    }
+
+    /// What was written under `grant` and is still here, readable or not.
+    #[cfg(test)]
+    pub(crate) fn written(&self, key: &str, grant: u64, now: Millis) -> Option<Held> {
+        let is_it = |copy: &&Copy| copy.own.is_some_and(|own| own.grant == grant);
+        let returning = self.returning.get(key).map(|returning| &returning.copy);
+        self.store.get(key).filter(is_it).or(returning.filter(is_it)).and_then(|copy| copy.written(now))
+    }
+}

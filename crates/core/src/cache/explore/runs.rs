@@ -1,0 +1,100 @@
+//! Which bounds are walked, and what must have happened within them.
+
+use super::{Budget, explore};
+
+const NONE: Budget = Budget {
+    write_back: false,
+    reads: 0,
+    writes: 0,
+    deletes: 0,
+    renewals: 0,
+    steps: 0,
+    repeats: 0,
+    restarts: 0,
+    squeezes: 0,
+    owned_writes: 0,
+    returns: 0,
+    flushes: 0,
+    loads: 0,
+};
+const BACK: Budget = Budget { write_back: true, ..NONE };
+
+#[test]
+fn no_order_of_messages_and_lease_ends_shows_a_stale_or_uncommitted_value() {
+    let seen = explore(Budget { reads: 2, writes: 1, steps: 3, ..NONE });
+    assert!(seen.hits > 0 && seen.unkept > 0 && seen.waited_out > 0 && seen.read_answers > 0, "{seen:?}");
+}
+
+#[test]
+fn a_renewal_at_any_moment_revives_no_stale_copy() {
+    let seen = explore(Budget { reads: 1, writes: 1, renewals: 1, steps: 4, ..NONE });
+    assert!(seen.hits > 0 && seen.waited_out > 0, "{seen:?}");
+}
+
+#[test]
+fn repeated_messages_and_restarted_sharers_show_no_stale_value() {
+    let seen = explore(Budget { reads: 2, writes: 1, repeats: 1, restarts: 1, ..NONE });
+    assert!(seen.hits > 0 && seen.unkept > 0, "{seen:?}");
+}
+
+#[test]
+fn eviction_delete_and_creation_show_no_stale_value() {
+    let seen = explore(Budget { reads: 1, writes: 2, deletes: 1, squeezes: 1, ..NONE });
+    assert!(seen.hits > 0 && seen.unkept > 0, "{seen:?}");
+}
+
+#[test]
+fn a_flush_beside_fills_and_writes_shows_no_stale_value() {
+    let seen = explore(Budget { reads: 2, writes: 1, flushes: 1, ..NONE });
+    assert!(seen.hits > 0 && seen.unkept > 0, "{seen:?}");
+}
+
+#[test]
+fn any_write_delete_or_flush_ends_a_right_to_fill() {
+    let seen = explore(Budget { writes: 1, deletes: 1, flushes: 1, loads: 2, ..NONE });
+    assert!(seen.filled > 0 && seen.void > 0, "{seen:?}");
+    let seen = explore(Budget { reads: 1, writes: 1, loads: 1, ..NONE });
+    assert!(seen.filled > 0 && seen.void > 0 && seen.hits > 0, "{seen:?}");
+}
+
+#[test]
+fn an_owner_reads_and_writes_alone_and_its_recall_brings_back_what_it_wrote() {
+    let seen = explore(Budget { reads: 2, owned_writes: 2, writes: 1, ..BACK });
+    assert!(seen.hits > 0 && seen.owners > 0 && seen.unkept > 0, "{seen:?}");
+}
+
+#[test]
+fn an_owner_that_is_silent_or_restarted_leaves_a_miss_and_never_an_old_value() {
+    let seen = explore(Budget { reads: 1, owned_writes: 1, writes: 1, steps: 3, ..BACK });
+    assert!(seen.lost > 0 && seen.waited_out > 0, "{seen:?}");
+    let seen = explore(Budget { reads: 2, owned_writes: 1, restarts: 1, repeats: 1, ..BACK });
+    assert!(seen.lost > 0 && seen.owners > 0, "{seen:?}");
+}
+
+#[test]
+fn giving_a_line_back_at_any_moment_loses_nothing() {
+    let seen = explore(Budget { reads: 2, owned_writes: 1, returns: 1, repeats: 1, ..BACK });
+    assert!(seen.owners > 0 && seen.lost == 0, "{seen:?}");
+    let seen = explore(Budget { reads: 1, owned_writes: 1, returns: 1, writes: 1, steps: 2, ..BACK });
+    assert!(seen.owners > 0, "{seen:?}");
+}
+
+#[test]
+fn a_flush_of_owned_lines_shows_no_stale_value() {
+    let seen = explore(Budget { reads: 1, owned_writes: 1, flushes: 1, returns: 1, ..BACK });
+    assert!(seen.owners > 0 && seen.hits > 0, "{seen:?}");
+}
+
+/// Minutes in a debug build: `cargo test --release -p lockstep-core explore -- --ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn wider_bounds_show_no_stale_value_either() {
+    explore(Budget { reads: 3, writes: 1, steps: 3, ..NONE });
+    explore(Budget { reads: 2, writes: 2, deletes: 1, squeezes: 1, steps: 1, ..NONE });
+    explore(Budget { reads: 2, writes: 1, renewals: 1, steps: 3, ..NONE });
+    explore(Budget { reads: 2, writes: 1, flushes: 1, steps: 1, ..NONE });
+    explore(Budget { reads: 1, writes: 1, deletes: 1, flushes: 1, loads: 2, ..NONE });
+    explore(Budget { reads: 2, owned_writes: 1, writes: 1, steps: 3, ..BACK });
+    explore(Budget { reads: 3, owned_writes: 2, writes: 1, steps: 3, ..BACK });
+    explore(Budget { reads: 3, owned_writes: 2, returns: 1, flushes: 1, restarts: 1, ..BACK });
+}

@@ -1,0 +1,98 @@
+//! Flushes: a namespace is emptied at once, when no node can read any copy of it.
+//!
+//! Its lines are not visited: they are found empty when somebody next looks at them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Home, Output};
+use crate::cache::Tag;
+use crate::cache::message::{Addressee, Answer, Forget, Order, Refusal};
+use crate::names::NodeId;
+use crate::stamp::Millis;
+
+/// Flushes that wait for sharers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flushes(BTreeMap<Arc<str>, Flush>);
+
+#[derive(Clone, Debug)]
+struct Flush {
+    seq: u64,
+    ring_epoch: u64,
+    awaiting: BTreeSet<NodeId>,
+    tags: Vec<Tag>,
+}
+
+impl Flushes {
+    /// Whether nobody may keep new copies of this namespace for now.
+    pub(super) fn is_flushing(&self, namespace: &str) -> bool {
+        self.0.contains_key(namespace)
+    }
+
+    /// `node` need not be waited for any more. Whether `seq` is a flush.
+    pub(super) fn release(&mut self, node: NodeId, seq: u64) -> bool {
+        let flush = self.0.values_mut().find(|flush| flush.seq == seq);
+        flush.map(|flush| flush.awaiting.remove(&node)).is_some()
+    }
+}
+
+impl Home {
+    /// Empties a namespace, for somebody who knows the very ring that we know. Answered under `tag`
+    /// when no copy of what was there can be read.
+    pub fn flush(&mut self, tag: Tag, to: Addressee, namespace: &Arc<str>, now: Millis) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        let is_ready = self.tenure.is_meant(to)
+            && to.ring_epoch == self.tenure.ring_epoch()
+            && self.tenure.is_settled()
+            && self.tenure.is_open(now);
+        if !is_ready || self.spaces.get(namespace).is_none() {
+            let refusal = if is_ready { Refusal::NoNamespace } else { Refusal::NotHome };
+            outputs.push(Output::Answer { tag, answer: Answer::Refused(refusal) });
+            return outputs;
+        }
+        if let Some(flush) = self.flushes.0.get_mut(namespace) {
+            flush.tags.push(tag);
+            return outputs;
+        }
+        self.next_seq += 1;
+        let (seq, home) = (self.next_seq, self.tenure.origin());
+        let awaiting = self.peers.readers(now);
+        for to in &awaiting {
+            self.peers.sent(*to, seq, now);
+            let what = Forget::Namespace { namespace: namespace.clone() };
+            outputs.push(Output::Forget { to: *to, order: Order { home, seq, what } });
+        }
+        let flush = Flush { seq, ring_epoch: to.ring_epoch, awaiting, tags: vec![tag] };
+        self.flushes.0.insert(namespace.clone(), flush);
+        self.complete_flushes(now, &mut outputs);
+        outputs
+    }
+
+    /// Carries out what nobody has to be waited for any more; refuses what another ring overtook.
+    pub(super) fn complete_flushes(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        let (ring_epoch, is_open) = (self.tenure.ring_epoch(), self.tenure.is_open(now));
+        let is_over =
+            |flush: &Flush| flush.ring_epoch != ring_epoch || (flush.awaiting.is_empty() && is_open);
+        let over = |(name, flush): (&Arc<str>, &Flush)| is_over(flush).then(|| name.clone());
+        let over: Vec<Arc<str>> = self.flushes.0.iter().filter_map(over).collect();
+        for namespace in over {
+            let Some(flush) = self.flushes.0.remove(&namespace) else { continue };
+            let answer = if flush.ring_epoch == ring_epoch {
+                self.lines.flush(&namespace);
+                self.stats.flushes += 1;
+                Answer::Flushed
+            } else {
+                Answer::Refused(Refusal::NotHome)
+            };
+            outputs.extend(flush.tags.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
+        }
+    }
+
+    /// Everything is forgotten anyway, or another process has to be asked.
+    pub(super) fn abandon_flushes(&mut self, outputs: &mut Vec<Output>) {
+        for flush in std::mem::take(&mut self.flushes.0).into_values() {
+            let answer = Answer::Refused(Refusal::NotHome);
+            outputs.extend(flush.tags.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
+        }
+    }
+}

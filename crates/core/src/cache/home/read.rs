@@ -1,0 +1,156 @@
+//! Reads at the home: registers who will keep a copy before it looks at the value.
+//!
+//! It changes no value.
+
+use bytes::Bytes;
+
+use super::lines::{Owner, Queued};
+use super::{Home, Output};
+use crate::cache::message::{Addressee, Answer, Grant, Held, Refusal, Value, Wish};
+use crate::cache::{Key, Tag, Version, space};
+use crate::names::NodeId;
+use crate::stamp::Millis;
+
+/// Versions that an owner gets to write under.
+pub(super) const GRANT_WRITES: u64 = 1 << 20;
+
+impl Home {
+    /// The committed value for a reader on this very node: the line itself is its copy.
+    /// Errors: `NotHome` if this node may not answer for the key now, `Owned` if it has to ask the
+    /// owner first ([`Self::read_here`]).
+    pub fn read_own(&self, key: &str, now: Millis) -> Result<Option<Held>, Refusal> {
+        if !self.tenure.serves(key, now) {
+            return Err(Refusal::NotHome);
+        }
+        match self.lines.get(key) {
+            Some(line) if line.is_leaving() => Err(Refusal::NotHome),
+            Some(line) if self.lines.is_flushed(key, line) => Ok(None),
+            Some(line) if line.owner.is_some() => Err(Refusal::Owned),
+            Some(line) => Ok(line.held(now)),
+            None => Ok(None),
+        }
+    }
+
+    /// What was attached to the value of `key`, for a reader on this very node; `None` if there is
+    /// nothing, or the value may not be read now, or has a time to live.
+    #[must_use]
+    pub fn note(&self, key: &str, now: Millis) -> Option<&Bytes> {
+        let line = self.lines.get(key).filter(|line| line.owner.is_none() && line.deadline.is_none())?;
+        let (version, note) = line.note.as_ref()?;
+        let is_current = line.value.is_some() && *version == line.version && !line.is_leaving();
+        let may = is_current && !self.lines.is_flushed(key, line) && self.tenure.serves(key, now);
+        may.then_some(note)
+    }
+
+    /// Attaches something to the value of `key`, if it still has this version. It is counted.
+    pub fn annotate(&mut self, key: &Key, version: Version, note: Bytes) {
+        if let Some(line) = self.lines.get_mut(key)
+            && line.value.is_some()
+            && line.version == version
+        {
+            line.note = Some((version, note));
+            self.lines.settle(key, false);
+        }
+    }
+
+    /// Like [`Self::read_own`], and waits for the owner if need be. Answered under `tag`.
+    pub fn read_here(&mut self, tag: Tag, key: &Key, now: Millis) -> Vec<Output> {
+        self.read_for(tag, None, None, key, Wish::Look, now)
+    }
+
+    /// The committed value for `from`, which is registered as a sharer first if it wants a copy and
+    /// may have one. Answered under `tag`.
+    pub fn read(
+        &mut self,
+        tag: Tag,
+        from: NodeId,
+        to: Addressee,
+        key: &Key,
+        wish: Wish,
+        now: Millis,
+    ) -> Vec<Output> {
+        self.read_for(tag, Some(from), Some(to), key, wish, now)
+    }
+
+    fn read_for(
+        &mut self,
+        tag: Tag,
+        from: Option<NodeId>,
+        to: Option<Addressee>,
+        key: &Key,
+        wish: Wish,
+        now: Millis,
+    ) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        if let Err(refusal) = self.admit(to, key, now) {
+            outputs.push(Output::Answer { tag, answer: Answer::Refused(refusal) });
+        } else if self.read_own(key, now) == Err(Refusal::Owned) {
+            self.lines.entry(key).queue.push_back(Queued::Read { tag, from, wish });
+            self.advance(key, now, &mut outputs);
+        } else {
+            self.tell(tag, from, key, wish, now, &mut outputs);
+        }
+        self.make_room(key, now, &mut outputs);
+        outputs
+    }
+
+    /// Answers a read of a line that nobody owns.
+    pub(super) fn tell(
+        &mut self,
+        tag: Tag,
+        from: Option<NodeId>,
+        key: &Key,
+        wish: Wish,
+        now: Millis,
+        outputs: &mut Vec<Output>,
+    ) {
+        let lease = from.and_then(|from| self.register(from, key, wish, now));
+        let (lease, grant) = lease.map_or((None, None), |(lease, grant)| (Some(lease), grant));
+        let held = self.lines.get_mut(key).and_then(|line| line.held(now));
+        self.lines.settle(key, false);
+        outputs.push(Output::Answer { tag, answer: Answer::Value(Value { held, lease, grant }) });
+    }
+
+    /// Nobody may keep a copy of a line that is about to change, nor when the directory is full.
+    fn register(
+        &mut self,
+        from: NodeId,
+        key: &Key,
+        wish: Wish,
+        now: Millis,
+    ) -> Option<(Millis, Option<Grant>)> {
+        let is_changing = self.lines.get(key).is_some_and(|line| line.pending.is_some())
+            || self.flushes.is_flushing(space::of(key));
+        let is_full = self.lines.staying(None) > self.bytes_max;
+        if wish == Wish::Look || is_changing || from == self.tenure.node() || is_full {
+            return None;
+        }
+        let lease = self.peers.grant(from, self.tenure.left(now), now)?;
+        let grant = self.give(from, key, wish, now);
+        if grant.is_none() {
+            self.lines.entry(key).sharers.insert(from);
+        }
+        Some((lease, grant))
+    }
+
+    /// Makes a sole reader the owner where the namespace allows it.
+    fn give(&mut self, from: NodeId, key: &Key, wish: Wish, now: Millis) -> Option<Grant> {
+        let settings = self.settings(key);
+        let Wish::Own { process } = wish else { return None };
+        if !settings.write_back {
+            return None;
+        }
+        let line = self.lines.entry(key);
+        line.sharers.retain(|node| self.peers.may_read(*node, now));
+        if line.fill.is_some() || line.sharers.iter().any(|node| *node != from) {
+            return None;
+        }
+        line.sharers.clear();
+        self.next_seq += 1;
+        let number = self.next_seq;
+        line.owner = Some(Owner { node: from, process, grant: number });
+        let after = Version { epoch: self.tenure.ring_epoch(), counter: self.counter };
+        self.counter += GRANT_WRITES;
+        Some(Grant { number, after, writes: GRANT_WRITES, ttl: settings.ttl })
+    }
+}

@@ -1,0 +1,145 @@
+//! Lines that change their home, and requests for many keys.
+
+use lockstep_core::cache::space::join;
+
+use super::*;
+
+/// A key of the write-back namespace whose home is node 1.
+fn owned_key(cluster: &Cluster) -> Key {
+    let state = cluster.nodes[&1].lock();
+    let is_home = |key: &Key| state.home.home_of(key).unwrap().node.0 == 1;
+    (0..).map(|n| join("back", &format!("k{n}"))).find(is_home).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_hands_its_lines_to_those_who_are_home_next() {
+    let cluster = Cluster::new().await;
+    let key = cluster.key_at(1);
+    cluster.set(2, &key, "a").await.unwrap();
+    cluster.get(3, &key).await;
+    cluster.nodes[&1].retire().await;
+    assert_eq!(cluster.local(3, &key), None, "recalled first");
+    cluster.show(2, &[2, 3], FOR_EVER);
+    cluster.settle().await;
+    assert_eq!(cluster.get(2, &key).await.map(|(value, _)| value), Some("a".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_sent_ahead_are_dropped_if_another_ring_comes_than_the_expected_one() {
+    let cluster = Cluster::new().await;
+    let key = cluster.key_at(1);
+    cluster.set(2, &key, "a").await.unwrap();
+    cluster.nodes[&1].retire().await;
+    cluster.show(3, &[2, 3], FOR_EVER);
+    cluster.settle().await;
+    assert_eq!(cluster.get(2, &key).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_joins_gets_the_lines_that_are_its_own_now() {
+    let cluster = Cluster::new().await;
+    let keys: Vec<String> = (0..400).map(|n| format!("k{n}")).collect();
+    cluster.show(2, &[1, 2], FOR_EVER);
+    cluster.settle().await;
+    let big = "x".repeat(4_000);
+    for key in &keys {
+        cluster.set(1, key, &big).await.unwrap();
+    }
+    let all = &[1, 2, 3];
+    for node in [1, 2] {
+        cluster.nodes[&node].set_view(&cluster.view(node, 3, all, FOR_EVER));
+    }
+    let newcomer = View { me: Some((Incarnation(1), 3)), ..cluster.view(3, 3, all, FOR_EVER) };
+    cluster.nodes[&3].set_view(&newcomer);
+    for key in &keys {
+        assert_eq!(cluster.get(1, key).await.map(|(value, _)| value), Some(big.clone()), "{key}");
+    }
+    let moved = cluster.nodes[&3].lock().home.stats().moved_in;
+    assert!(moved > 70, "{moved} lines came, in more than one portion");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_keys_of_one_home_travel_in_one_message() {
+    let cluster = Cluster::new().await;
+    let state = |key: &String| cluster.nodes[&1].lock().home.home_of(key).unwrap().node.0 == 1;
+    let names: Vec<String> = (0..).map(|n| format!("k{n}")).filter(state).take(20).collect();
+    let before = cluster.net.requests.load(Ordering::Relaxed);
+    let writes = names.iter().map(|key| set(key, "a")).collect();
+    let written = cluster.nodes[&2].write_many(writes, SECOND).await;
+    assert!(written.iter().all(Result::is_ok), "{written:?}");
+    let keys: Vec<Key> = names.iter().map(|key| key.as_str().into()).collect();
+    let read = cluster.nodes[&3].get_many(&keys, SECOND).await;
+    assert!(read.into_iter().all(|entry| text(entry.unwrap()) == some("a", false)));
+    assert_eq!(cluster.net.requests.load(Ordering::Relaxed) - before, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_empties_every_home_and_every_copy_of_one_namespace_alone() {
+    let cluster = Cluster::new().await;
+    let other = join("back", "k");
+    for n in 0..9 {
+        cluster.set(1, &format!("k{n}"), "a").await.unwrap();
+        cluster.get(2, &format!("k{n}")).await;
+    }
+    cluster.set(1, &other, "kept").await.unwrap();
+    cluster.nodes[&3].flush(DEFAULT, 5 * SECOND).await.unwrap();
+    for n in 0..9 {
+        assert_eq!(cluster.local(2, &format!("k{n}")), None);
+        assert_eq!(cluster.get(1, &format!("k{n}")).await, None);
+    }
+    assert_eq!(cluster.get(2, &other).await.map(|(value, _)| value), Some("kept".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_dies_leaves_a_miss_and_later_versions_are_larger() {
+    let cluster = Cluster::new().await;
+    let key = owned_key(&cluster);
+    cluster.set(1, &key, "old").await.unwrap();
+    cluster.get(2, &key).await;
+    let silent = cluster.set(2, &key, "silent").await.unwrap();
+    assert_eq!(cluster.nodes[&2].get_local(&key).unwrap().state, 'M');
+    cluster.net.isolate(2);
+    assert_eq!(cluster.get(3, &key).await, None, "never the old value");
+    let next = cluster.set(3, &key, "next").await.unwrap();
+    assert!(next > silent, "{next:?} {silent:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_gives_back_what_it_owns() {
+    let cluster = Cluster::new().await;
+    let key = owned_key(&cluster);
+    cluster.get(2, &key).await;
+    cluster.set(2, &key, "silent").await.unwrap();
+    cluster.nodes[&2].retire().await;
+    cluster.net.isolate(2);
+    assert_eq!(cluster.get(3, &key).await.map(|(value, _)| value), Some("silent".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_auditor_compares_copies_and_finds_one_that_was_changed_behind_the_protocols_back() {
+    let cluster = Cluster::new().await;
+    let key = cluster.key_at(1);
+    cluster.set(1, &key, "a").await.unwrap();
+    cluster.get(2, &key).await;
+    let figure = |name: &str| {
+        let plain = cluster.nodes[&2].figures().plain;
+        plain.into_iter().find(|(of, _)| *of == name).unwrap().1
+    };
+    tokio::time::sleep(4 * SECOND).await;
+    assert!(figure("audited_copies") > 0);
+    assert_eq!(figure("disagreements"), 0);
+    // A home that commits without asking its sharers: another process that takes itself for it.
+    let rogue = Cache::new(
+        NodeId(1),
+        cluster.clock.clone(),
+        Arc::new(Link(cluster.net.clone(), NodeId(1))),
+        Limits::default(),
+    );
+    rogue.set_view(&cluster.view(1, 1, &[1], FOR_EVER));
+    rogue.write(set(&key, "b"), SECOND).await.unwrap();
+    rogue.write(set(&key, "c"), SECOND).await.unwrap();
+    cluster.net.caches.lock().unwrap().insert(NodeId(1), rogue);
+    cluster.get(2, &key).await;
+    tokio::time::sleep(3 * SECOND).await;
+    assert!(figure("disagreements") > 0);
+}
