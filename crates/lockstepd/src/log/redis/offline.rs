@@ -73,7 +73,7 @@ impl Offline {
             )));
         }
         driver.catch_up().await.map_err(refusal)?;
-        Ok(state.snapshot())
+        state.snapshot().map_err(|error| Refusal::Mistake(error.to_string()))
     }
 
     /// Whether `bytes` are a state of `shard` that this version can read.
@@ -139,7 +139,14 @@ impl Offline {
 
 /// For a state that takes its real settings from a snapshot.
 fn blank() -> Settings {
-    Settings { max_step: Millis(0), memo_max: 0, waiters_max: 0, messages_max: 0, bytes_max: 0 }
+    Settings {
+        max_step: Millis(0),
+        memo_max: 0,
+        waiters_max: 0,
+        queue_shards: 1,
+        messages_max: 0,
+        bytes_max: 0,
+    }
 }
 
 fn refusal(fault: Fault) -> Refusal {

@@ -42,7 +42,10 @@ async fn works_at(url: &str, shards: u32) {
             let applied = log.propose(op).await.unwrap();
             assert!(log.barrier().await.unwrap() >= applied.index);
             if round == 2 {
-                assert!(state.read(|shard| shard.now()) > Millis(0), "it begins with what is there");
+                assert!(
+                    state.read(|shard| shard.now()) > lockstep_core::Millis(0),
+                    "it begins with what is there"
+                );
                 assert!(applied.index.0 > 3, "it begins with what is there");
             }
         }
