@@ -1,5 +1,7 @@
 //! Large numbers: what a shard does at once must not keep others waiting.
 
+#![allow(clippy::disallowed_types, reason = "what is measured here is real time")]
+
 use std::time::{Duration, Instant};
 
 use lockstep_core::command::{Acquire, Claimant, Command, LockOp, Op, RequestKey, SessionOp};
