@@ -10,6 +10,7 @@ mod bad_input;
 mod bodies;
 mod cache;
 mod client;
+mod consumers;
 mod crashes;
 mod load;
 mod lock_history;
