@@ -125,10 +125,7 @@ async fn a_stopped_worker_finishes_what_runs_and_puts_back_what_it_has_not_begun
     let late = Arc::new(Notify::new());
     let node = Node::start(|number, request| match request.path.as_str() {
         "/queue/receive" if number == 0 => Say::Answer(200, json!({"messages": [message(0)]})),
-        "/queue/receive" => {
-            std::thread::sleep(Duration::from_millis(150));
-            Say::Answer(200, json!({"messages": [message(1)]}))
-        }
+        "/queue/receive" => Say::Late(Duration::from_millis(100), 200, json!({"messages": [message(1)]})),
         "/queue/ack" => Say::Answer(200, json!({"acknowledged": true})),
         _ => Say::Answer(200, json!({"returned": true})),
     })

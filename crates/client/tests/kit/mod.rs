@@ -19,6 +19,8 @@ use tokio::task::JoinSet;
 #[derive(Clone, Debug)]
 pub enum Say {
     Answer(u16, Value),
+    /// The same after a while.
+    Late(Duration, u16, Value),
     Nothing,
     HangUp,
 }
@@ -127,6 +129,10 @@ async fn answer(
     let mut unanswered = Unanswered(Some(hung_up));
     let (status, body) = match script(number, &request) {
         Say::Answer(status, body) => (status, body),
+        Say::Late(pause, status, body) => {
+            tokio::time::sleep(pause).await;
+            (status, body)
+        }
         Say::HangUp => {
             unanswered.0 = None;
             return Err(std::io::ErrorKind::Other.into());

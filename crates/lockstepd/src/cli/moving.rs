@@ -100,8 +100,11 @@ pub(super) fn import(args: &Args) -> Result<(), Failure> {
     })
 }
 
+/// A shard, the index that its state reaches, and the state.
+type Exported = (ShardId, Index, Bytes);
+
 /// Everything in a file, checked.
-fn read(path: &Path) -> Result<(Cluster, Vec<(ShardId, Index, Bytes)>), Failure> {
+fn read(path: &Path) -> Result<(Cluster, Vec<Exported>), Failure> {
     let file = std::fs::File::open(path).map_err(|error| file_failure(path, &error))?;
     let mut file = BufReader::new(file);
     let damaged = |why: &str| Failure::new(format_args!("{} is no whole export: {why}", path.display()));

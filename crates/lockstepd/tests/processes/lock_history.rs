@@ -20,7 +20,6 @@ const TOO_FEW: usize = 40;
 #[derive(Clone, Debug)]
 struct Hold {
     lock: String,
-    owner: String,
     token: u64,
     asked: Instant,
     granted: Instant,
@@ -53,7 +52,7 @@ async fn client(number: u64, nodes: Vec<Http>, stop: Arc<AtomicBool>) -> Vec<Hol
         tokio::time::sleep(Duration::from_millis(5 + number * 3)).await;
         let token = answer.json["token"].as_u64().unwrap();
         let until = Instant::now();
-        holds.push(Hold { lock: lock.clone(), owner: owner.clone(), token, asked, granted, until });
+        holds.push(Hold { lock: lock.clone(), token, asked, granted, until });
         let body = json!({"name":lock,"owner":owner,"token":token});
         let _ = node.patient(Duration::from_secs(4)).post("/lock/release", &body).await;
     }
