@@ -15,10 +15,11 @@ use crate::lock::form;
 use crate::nodes::Toward;
 use crate::wire::{self, Code};
 
-/// The cache of a cluster. Cheap to clone.
+/// The cache of a cluster, or one namespace of it. Cheap to clone.
 #[derive(Clone)]
 pub struct Cache {
     client: Client,
+    namespace: Option<String>,
 }
 
 /// A value, and what is known about it.
@@ -43,14 +44,22 @@ pub struct Set {
 impl Client {
     /// The cache.
     pub fn cache(&self) -> Cache {
-        Cache { client: self.clone() }
+        Cache { client: self.clone(), namespace: None }
     }
 }
 
 impl Cache {
+    /// The keys of one namespace, instead of those of `default`.
+    #[must_use]
+    pub fn namespace(self, namespace: impl Into<String>) -> Self {
+        Self { namespace: Some(namespace.into()), ..self }
+    }
+
     /// Reads a key; nothing if it has no value. Errors: [`Error::Unexpected`] if it is not a `T`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Entry<T>>, Error> {
-        let target = format!("/cache/get?{}", form(&[("k", key)]));
+        let mut query = vec![("k", key)];
+        query.extend(self.namespace.as_deref().map(|namespace| ("namespace", namespace)));
+        let target = format!("/cache/get?{}", form(&query));
         let found: wire::Value = match self.client.fetch(target, Toward::Any).await {
             Ok(found) => found,
             Err(error) if error.is(Code::Miss) => return Ok(None),
@@ -75,7 +84,7 @@ impl Cache {
             if_version: None,
             if_absent: false,
             fill_token: None,
-            namespace: None,
+            namespace: self.namespace.clone(),
             guard: None,
             request_id: Some(self.client.request_id()),
         });
@@ -85,11 +94,29 @@ impl Cache {
     /// Removes a key. Says whether there was a value.
     pub async fn delete(&self, key: &str) -> Result<bool, Error> {
         let request_id = Some(self.client.request_id());
-        let body =
-            wire::Delete { key: key.to_owned(), if_version: None, namespace: None, guard: None, request_id };
+        let (key, namespace) = (key.to_owned(), self.namespace.clone());
+        let body = wire::Delete { key, if_version: None, namespace, guard: None, request_id };
         let deleted: wire::Deleted =
             self.client.send("/cache/delete", &body, Toward::Any, Duration::ZERO).await?;
         Ok(deleted.deleted)
+    }
+
+    /// Adds to a number, and returns the sum; a key without a value counts as 0, and one that was
+    /// evicted has none. Errors: `not_a_number`.
+    pub async fn incr(&self, key: &str, by: i64) -> Result<i64, Error> {
+        let request_id = Some(self.client.request_id());
+        let (key, namespace) = (key.to_owned(), self.namespace.clone());
+        let body = wire::Incr { key, by, ttl_ms: None, namespace, guard: None, request_id };
+        let counted: wire::Counted =
+            self.client.send("/cache/incr", &body, Toward::Any, Duration::ZERO).await?;
+        Ok(counted.value)
+    }
+
+    /// Empties the namespace. When this returns, no node answers with a value from before.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let request_id = Some(self.client.request_id());
+        let body = wire::Flush { namespace: self.namespace.clone(), request_id };
+        self.client.send::<wire::Flushed>("/cache/flush", &body, Toward::Any, Duration::ZERO).await.map(drop)
     }
 }
 
@@ -110,6 +137,13 @@ impl Set {
     #[must_use]
     pub fn if_absent(self) -> Self {
         self.with(|body| body.if_absent = true)
+    }
+
+    /// Only if no newer token of the guard's lock was seen where the key lives: see
+    /// [`crate::Hold::guard`].
+    #[must_use]
+    pub fn guard(self, guard: wire::Guard) -> Self {
+        self.with(|body| body.guard = Some(guard))
     }
 
     /// Writes, and returns the version written: from now on no node answers with an older value.

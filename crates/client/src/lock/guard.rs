@@ -12,7 +12,7 @@ use super::keeper::{self, Source};
 use super::standing::{Lost, Standing};
 use crate::client::Client;
 use crate::error::Error;
-use crate::wire::{Acquired, Mode};
+use crate::wire::{Acquired, Guard, Mode};
 
 /// A lock that is held, and released when this is dropped.
 ///
@@ -93,6 +93,12 @@ impl Hold {
     pub fn token_of(&self, name: &str) -> Result<u64, Lost> {
         let common = self.token()?;
         Ok(self.0.acquired.tokens.get(name).copied().unwrap_or(common))
+    }
+
+    /// What proves this hold to a queue or the cache: a write with it is refused once they have seen
+    /// a newer token of the lock. Errors: as [`Hold::token`].
+    pub fn guard(&self) -> Result<Guard, Lost> {
+        Ok(Guard { lock: self.name().to_owned(), token: self.token_of(self.name())?, strict: false })
     }
 
     /// Why the lock is lost; nothing while it is held.
