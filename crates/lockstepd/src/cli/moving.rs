@@ -19,7 +19,7 @@ const MAGIC: &str = "lockstep export 1";
 /// Where from or to, and which file.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where the cluster's logs live: redis://[user:password@]host:port/db[?name=NAME]
+    /// Where the cluster's logs live: `redis://[user:password@]host:port/db[?name=NAME]`
     #[arg(long, env = "LOCKSTEP_STORE", value_name = "STORE", hide_env_values = true)]
     store: String,
     /// The export

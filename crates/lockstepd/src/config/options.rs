@@ -32,7 +32,7 @@ pub struct Options {
     /// This node's own directory; created if absent. Not needed with Redis as the store.
     #[arg(long, env = "LOCKSTEP_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Where logs live: `embedded`, or redis://[user:password@]host:port/db [default: embedded].
+    /// Where logs live: `embedded`, or `redis://[user:password@]host:port/db` [default: embedded].
     #[arg(long, env = "LOCKSTEP_STORE", value_name = "STORE", hide_env_values = true)]
     pub store: Option<String>,
     /// What to log, from `error` to `trace`, also per module as in `warn,lockstepd::log=debug` [default: warn].

@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// Where the nodes keep their data; a later start with the same directory goes on from there
     #[arg(long, default_value = "./lockstep-data/dev", value_name = "DIR")]
     data: PathBuf,
-    /// Where logs live: `embedded`, or redis://[user:password@]host:port/db [default: embedded]
+    /// Where logs live: `embedded`, or `redis://[user:password@]host:port/db` [default: embedded]
     #[arg(long, env = "LOCKSTEP_STORE", value_name = "STORE", hide_env_values = true)]
     store: Option<String>,
     /// More options for every `lockstep serve`
