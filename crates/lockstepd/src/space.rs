@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use lockstep_core::names::NodeId;
@@ -16,13 +16,15 @@ use crate::clock::Clock;
 
 /// A member that has said nothing for so long no longer counts: it may be gone for good.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
-/// In that time a disk can fill by no more than is left of it.
+/// How often a node looks whose log stands still.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What one node knows of disks.
 #[derive(Default)]
 pub struct Space {
     full: AtomicBool,
+    /// Where to look, and from how many percent on it is full.
+    place: OnceLock<(PathBuf, u64)>,
 }
 
 impl Space {
@@ -38,12 +40,20 @@ impl Space {
 
     /// Looks how full the disk below `data` is, for ever: full is `percent_max` of a hundred.
     pub async fn watch(self: Arc<Self>, data: PathBuf, percent_max: u64) {
+        let _ = self.place.set((data, percent_max));
         loop {
-            match usage(&data) {
-                Ok(usage) => self.set_full(usage.percent >= percent_max),
-                Err(error) => tracing::warn!(%error, "cannot tell how full the disk is"),
-            }
+            self.look();
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Looks now. Cheap enough for every message of the log: a small disk fills in less time than
+    /// lies between two looks of [`Self::watch`].
+    pub fn look(&self) {
+        let Some((data, percent_max)) = self.place.get() else { return };
+        match usage(data) {
+            Ok(usage) => self.set_full(usage.percent >= *percent_max),
+            Err(error) => tracing::warn!(%error, "cannot tell how full the disk is"),
         }
     }
 
@@ -75,6 +85,7 @@ impl Voters {
 
     /// `node` has said whether its disk is full.
     pub fn heard(&self, node: NodeId, full: bool) {
+        self.own.look();
         let mut all = self.lock();
         if full {
             all.insert(node, self.clock.now());

@@ -410,6 +410,7 @@ impl Handler for Receiver {
             Ask::Append(rpc) => {
                 heard.now();
                 let answer = raft.append_entries(rpc).await.map_err(stopped)?;
+                self.space.look();
                 Ok(encode(&(self.space.is_full(), answer)))
             }
             Ask::Vote(rpc) => raft.vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
