@@ -66,11 +66,6 @@ pub enum Query {
         /// At most this many.
         limit: u32,
     },
-    /// Whether the shard remembers a request of this name.
-    Remembers {
-        /// The `request_id`.
-        id: String,
-    },
     /// Whether a pop or receive under this request id is worth a command.
     Take {
         /// The queue.
@@ -115,8 +110,6 @@ pub enum Answer {
     Queue(QueueView),
     /// To [`Query::Queues`].
     Queues(Vec<QueueName>),
-    /// To [`Query::Remembers`].
-    Remembers(bool),
     /// To [`Query::Peek`].
     Peeked(Vec<Delivered>),
     /// To [`Query::Take`].

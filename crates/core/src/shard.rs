@@ -219,7 +219,6 @@ impl Shard {
             },
             Query::Namespaces if coordinates => Answer::Namespaces(self.spaces.clone()),
             Query::Queue { queue } if !coordinates => Answer::Queue(self.queues.query(queue)),
-            Query::Remembers { id } => Answer::Remembers(self.memos.remembers(id)),
             Query::Queues { after, limit } if !coordinates => {
                 Answer::Queues(self.queues.names(after.as_ref(), *limit as usize))
             }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstep_core::command::RequestKey;
 use lockstep_core::dedup::delivered;
 use lockstep_core::names::{MessageId, NodeId, QueueName, ShardId, Ticket};
 use lockstep_core::query::{Answer, Outcome, Query};
@@ -151,10 +150,7 @@ impl Replica {
         if !self.leads() {
             return Err(self.not_leader());
         }
-        let answered = match &command.request {
-            RequestKey::Named { id, .. } => self.remembers(id),
-            RequestKey::Node { .. } => false,
-        };
+        let answered = self.state.read(|shard| shard.knows(&command.request));
         if !answered && self.deliverable(queue) == 0 {
             return Ok(None);
         }
@@ -255,11 +251,6 @@ impl Replica {
 
     fn deliverable(&self, queue: &QueueName) -> u64 {
         self.state.read(|shard| shard.queues().deliverable(queue))
-    }
-
-    fn remembers(&self, id: &str) -> bool {
-        let query = Query::Remembers { id: id.to_owned() };
-        self.state.read(|shard| shard.query(&query)) == Answer::Remembers(true)
     }
 
     fn not_leader(&self) -> Failure {
