@@ -44,8 +44,11 @@ pub(super) struct Args {
     )]
     url: Vec<String>,
     /// Size of each payload or value
-    #[arg(long, default_value_t = 128, value_name = "BYTES")]
+    #[arg(long, visible_alias = "bytes", default_value_t = 128, value_name = "BYTES")]
     payload_bytes: usize,
+    /// Messages of one push; `queue-push` only
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    batch: u32,
     /// Distinct cache keys, or sessions
     #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     keys: u32,
@@ -65,6 +68,7 @@ Examples:
   lockstep bench locks                                  acquire + release pairs, each connection its own lock
   lockstep bench hand-over -c 64                        one lock that 64 connections wait for
   lockstep bench sessions --keys 10000 -s 60            10,000 sessions with a heartbeat every 10 s
+  lockstep bench queue-push --batch 100 --bytes 1024    pushes of 100 messages each; counted in messages
   lockstep bench queue-cycle -c 16 -s 30                push + receive + ack
   lockstep bench cache-get --url http://127.0.0.1:8001,http://127.0.0.1:8002 --json
 The generator shares this machine with what it measures: compare figures of one machine only.";
@@ -79,6 +83,9 @@ const RECONNECT: Duration = Duration::from_millis(100);
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let addresses: Result<Vec<Address>, String> = args.url.iter().map(|url| Address::parse(url)).collect();
     let addresses = addresses.map_err(|error| Failure::usage(format_args!("--url: {error}")))?;
+    if args.batch > 1 && !args.workload.takes_batches() {
+        return Err(Failure::usage(format_args!("--batch is for queue-push, not for {}", args.workload)));
+    }
     let runtime = runtime()?;
     let tally = tokio::task::LocalSet::new().block_on(&runtime, measure(&args, &addresses))?;
     let report = Report::new(&args, &tally);

@@ -61,8 +61,9 @@ pub(super) struct Report {
     connections: u32,
     seconds: u64,
     payload_bytes: usize,
+    batch: u32,
     urls: Vec<String>,
-    /// Pairs for `locks`, cycles for `queue-cycle`, requests elsewhere.
+    /// Pairs for `locks`, cycles for `queue-cycle`, messages for `queue-push`, requests elsewhere.
     pub(super) operations: u64,
     per_second: f64,
     latency_us: Latency,
@@ -84,12 +85,13 @@ impl Report {
     /// Sums up.
     pub(super) fn new(args: &Args, tally: &Tally) -> Self {
         let at = |quantile| tally.latencies.value_at_quantile(quantile);
-        let operations = tally.operations();
+        let operations = tally.operations() * u64::from(args.batch);
         Self {
             workload: args.workload.to_string(),
             connections: args.connections,
             seconds: args.seconds,
             payload_bytes: args.payload_bytes,
+            batch: args.batch,
             urls: args.url.clone(),
             operations,
             per_second: operations as f64 / args.seconds as f64,

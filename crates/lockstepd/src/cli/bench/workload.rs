@@ -18,7 +18,7 @@ pub(super) enum Workload {
     HandOver,
     /// Keep as many sessions as --keys, each renewed every ten seconds
     Sessions,
-    /// Push messages without a key
+    /// Push messages without a key, one or a batch at a time; counted in messages
     QueuePush,
     /// Push, receive and acknowledge; counted in cycles
     QueueCycle,
@@ -28,6 +28,13 @@ pub(super) enum Workload {
     CacheSet,
     /// A plain GET: what HTTP itself costs here
     HttpGet,
+}
+
+impl Workload {
+    /// Whether one operation may be a batch.
+    pub(super) const fn takes_batches(self) -> bool {
+        matches!(self, Self::QueuePush)
+    }
 }
 
 impl fmt::Display for Workload {
@@ -232,7 +239,14 @@ impl Worker {
 }
 
 fn push(args: &Args, address: &Address) -> Vec<u8> {
-    let body = format!(r#"{{"queue":"{}","payload":"{}"}}"#, args.queue, "x".repeat(args.payload_bytes));
+    let message = format!(r#""payload":"{}""#, "x".repeat(args.payload_bytes));
+    let body = match args.batch {
+        1 => format!(r#"{{"queue":"{}",{message}}}"#, args.queue),
+        batch => {
+            let messages = vec![format!("{{{message}}}"); batch as usize].join(",");
+            format!(r#"{{"queue":"{}","messages":[{messages}]}}"#, args.queue)
+        }
+    };
     address.post("/queue/push", &body)
 }
 
@@ -241,12 +255,19 @@ fn set(args: &Args, address: &Address, key: u32) -> Vec<u8> {
     address.post("/cache/set", &body)
 }
 
+/// An answer without any error in it, that of a batch's items included.
 fn ok(response: Response<'_>) -> Result<Response<'_>, StepError> {
-    if (200..300).contains(&response.status) {
+    let is_batch = response.body.starts_with(br#"{"results":"#);
+    if (200..300).contains(&response.status) && !(is_batch && has_error(response.body)) {
         return Ok(response);
     }
     let code = after(response.body, br#""code":""#, |byte| byte != b'"').unwrap_or_default();
     Err(StepError::Refused(format!("{} {code}", response.status)))
+}
+
+fn has_error(body: &[u8]) -> bool {
+    const MARK: &[u8] = br#"{"error":"#;
+    body.windows(MARK.len()).any(|window| window == MARK)
 }
 
 /// The text that follows `mark`, as long as `belongs`.
@@ -267,6 +288,15 @@ mod tests {
         assert_eq!(after(br#"{"token":41,"ttl_ms":1}"#, br#""token":"#, digits).ok().as_deref(), Some("41"));
         assert_eq!(after(br#"{"token":7"#, br#""token":"#, digits).ok().as_deref(), Some("7"));
         assert!(after(b"{}", br#""token":"#, digits).is_err());
+    }
+
+    #[test]
+    fn one_refused_item_spoils_a_batch() {
+        let good = br#"{"results":[{"id":"1","queue":"q","shard":1}]}"#;
+        assert!(ok(Response { status: 200, body: good }).is_ok());
+        let bad = br#"{"results":[{"id":"1"},{"error":{"code":"queue_full","message":"m"}}]}"#;
+        let Err(error) = ok(Response { status: 200, body: bad }) else { panic!("an item was refused") };
+        assert_eq!(error.code(), "200 queue_full");
     }
 
     #[test]
