@@ -188,3 +188,57 @@ async fn a_batch_tries_items_that_failed_in_passing_again_under_the_same_id() {
     let seen = node.seen();
     assert_eq!((seen.len(), &seen[0].body), (2, &seen[1].body));
 }
+
+/// Two messages, and a session that the node ends when it is told to.
+async fn node_with_session(over: Arc<std::sync::atomic::AtomicBool>) -> Node {
+    let given = AtomicUsize::new(0);
+    Node::start(move |_, request| match request.path.as_str() {
+        "/session/open" => Say::Answer(200, json!({"session": "s7", "ttl_ms": 600, "expires_in_ms": 600})),
+        "/session/renew" if over.load(Ordering::SeqCst) => Say::Answer(410, fault("session_expired")),
+        "/session/renew" => {
+            Say::Answer(200, json!({"session": "s7", "ttl_ms": 600, "expires_in_ms": 600, "receipts": 2}))
+        }
+        "/queue/receive" => match given.fetch_add(1, Ordering::SeqCst) {
+            number @ 0..2 => Say::Answer(200, json!({"messages": [message(number)]})),
+            _ => Say::Nothing,
+        },
+        "/session/close" => Say::Answer(200, json!({"closed": true})),
+        _ => Say::Answer(200, json!({"acknowledged": true})),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_worker_in_a_session_extends_nothing_itself_and_ends_with_the_session() {
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let node = node_with_session(Arc::clone(&over)).await;
+    let client = Client::new([&node.url]).unwrap();
+    let session = client.session("worker").ttl(Duration::from_millis(600)).open().await.unwrap();
+    let go_on = Arc::new(Notify::new());
+    let handler = {
+        let go_on = Arc::clone(&go_on);
+        move |_: Delivery| {
+            let go_on = Arc::clone(&go_on);
+            async move {
+                go_on.notified().await;
+                Ok::<(), Error>(())
+            }
+        }
+    };
+    let worker = client.queue("q").worker(3).visibility(Duration::from_millis(90)).session(&session);
+    let worker = tokio::spawn(worker.run(handler));
+    eventually("both are received, and heartbeats go on", || {
+        asked(&node, "/queue/receive").len() == 3 && asked(&node, "/session/renew").len() >= 2
+    })
+    .await;
+    let receive = &asked(&node, "/queue/receive")[0];
+    assert_eq!((&receive["session"], &receive["visibility_ms"]), (&json!("s7"), &json!(600)), "{receive}");
+    assert_eq!(asked(&node, "/queue/extend").len(), 0);
+    over.store(true, Ordering::SeqCst);
+    session.lost().await;
+    go_on.notify_one();
+    go_on.notify_one();
+    let error = worker.await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Lost(_)), "{error}");
+    assert_eq!(asked(&node, "/queue/ack").len(), 2, "what runs is finished");
+}

@@ -12,15 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::guards::Guard;
 use crate::names::{
-    Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, SessionId, Ticket, Token,
+    Incarnation, LockName, MessageId, NodeId, Origin, Owner, QueueName, SessionId, ShardId, Ticket, Token,
 };
 use crate::queue::QueueConfig;
 use crate::shard::Settings;
 use crate::stamp::Millis;
 
 pub use queues::{
-    Cargo, ConfigChange, ConfigOp, Delivered, Forwarded, Letter, NewMessage, Onward, Outgoing, Placed,
-    QueueOp, Room, new_bodies,
+    Cargo, ConfigChange, ConfigOp, Delivered, Forwarded, InSession, Letter, NewMessage, Onward, Outgoing,
+    Placed, QueueOp, Room, new_bodies,
 };
 
 /// The version of [`Pack`] and everything inside. It is the first byte of every encoded entry.
@@ -299,6 +299,20 @@ pub enum SessionOp {
         /// Which.
         session: SessionId,
     },
+    /// It may hold receipts in a queue shard from now on, which is to be told of its end.
+    Enlist {
+        /// Which.
+        session: SessionId,
+        /// Where.
+        shard: ShardId,
+    },
+    /// A queue shard knows that these have ended.
+    Told {
+        /// Which shard.
+        shard: ShardId,
+        /// Which sessions.
+        sessions: Vec<SessionId>,
+    },
 }
 
 /// Commands about members.
@@ -338,9 +352,21 @@ pub enum Reply {
     /// A session is open.
     Opened(Lease),
     /// One result per session, in order.
-    Renewed(Vec<Result<Lease, Refusal>>),
+    Renewed(Vec<Result<Renewal, Refusal>>),
+    /// The session is alive, and may hold receipts in that shard.
+    Enlisted(Lease),
     /// The session has ended by this command.
-    Closed,
+    Closed {
+        /// The queue shards that are being told of it.
+        shards: Vec<ShardId>,
+    },
+    /// How many receipts each heartbeat has extended.
+    Kept(Vec<u32>),
+    /// The sessions' messages are back in their places.
+    Ended {
+        /// How many.
+        returned: u32,
+    },
     /// The ticket is gone, or was not this attempt's.
     Cancelled,
     /// To [`LockOp::Check`].
@@ -441,6 +467,15 @@ pub struct Lease {
     pub left: Millis,
 }
 
+/// A session whose time has begun anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The session.
+    pub lease: Lease,
+    /// The queue shards in which it may hold receipts: its heartbeat concerns them, too.
+    pub shards: Vec<ShardId>,
+}
+
 /// Held locks, as told to their holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
@@ -518,6 +553,9 @@ pub enum Refusal {
     /// There is no such session: it was closed, or was not renewed in time.
     #[error("session expired")]
     SessionExpired,
+    /// Nothing is remembered here of so old a session: the node asks again with a proof.
+    #[error("session unproven")]
+    SessionUnproven,
     /// As many sessions are open as may be.
     #[error("too many sessions")]
     TooManySessions,

@@ -27,7 +27,7 @@ pub struct MessageKey(pub Arc<str>);
 pub struct Token(pub u64);
 
 /// A session: holds of one client that live and end together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
 /// A waiter's place in a lock's queue.

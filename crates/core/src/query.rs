@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Delivered, Holder, Member, Mode, Refusal, Room, Standing};
-use crate::names::{LockName, Owner, QueueName, Ticket, Token};
+use crate::command::{Delivered, Holder, Lease, Member, Mode, Refusal, Room, Standing};
+use crate::names::{LockName, Owner, QueueName, SessionId, Ticket, Token};
 use crate::queue::{QueueConfig, Totals};
 use crate::stamp::Millis;
 
@@ -26,6 +26,11 @@ pub enum Query {
         name: LockName,
         /// The token in question.
         token: Token,
+    },
+    /// Whether a session is alive.
+    Session {
+        /// Which.
+        session: SessionId,
     },
     /// What happened to one lock after an event, as far as it is remembered.
     History {
@@ -102,6 +107,8 @@ pub enum Answer {
     History(HistoryView),
     /// To [`Query::Audit`], oldest first.
     Audit(Vec<AuditView>),
+    /// To [`Query::Session`]; `None` where it is over.
+    Session(Option<Lease>),
     /// To [`Query::Token`].
     Token(Standing),
     /// To [`Query::Locks`].

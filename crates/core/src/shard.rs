@@ -204,6 +204,7 @@ impl Shard {
             Query::Token { name, token } if coordinates => {
                 Answer::Token(self.locks.standing(name, *token, &self.counter))
             }
+            Query::Session { session } if coordinates => Answer::Session(self.locks.session(*session, now)),
             Query::History { name, after, limit } if coordinates => {
                 Answer::History(self.locks.history(name, *after, *limit))
             }
@@ -239,6 +240,11 @@ impl Shard {
     /// The queues, for whoever looks often and at little.
     pub fn queues(&self) -> &Queues {
         &self.queues
+    }
+
+    /// The locks and sessions, for whoever looks often and at little.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
     }
 
     /// Whether this very request has been applied: applying it again changes nothing.
@@ -320,11 +326,14 @@ impl Shard {
     }
 }
 
-/// A cancel and a check are harmless as often as they come. A guard without a proof comes again, under
+/// A cancel and a check are harmless as often as they come. A guard or session without a proof comes again, under
 /// the same request key, with one; and a queue that is full now may not be so for the next try.
 fn is_remembered(op: &Op, reply: &Reply) -> bool {
     !matches!(op, Op::Lock(LockOp::Cancel { .. } | LockOp::Check { .. }))
-        && !matches!(reply, Reply::Refused(Refusal::GuardUnproven | Refusal::QueueFull))
+        && !matches!(
+            reply,
+            Reply::Refused(Refusal::GuardUnproven | Refusal::SessionUnproven | Refusal::QueueFull)
+        )
 }
 
 fn cancel_tickets(locks: &mut Locks, ctx: &mut Context<'_>, ended: Vec<Origin>) {

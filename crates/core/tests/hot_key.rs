@@ -52,7 +52,7 @@ impl Run {
         let begun = std::time::Instant::now();
         for _ in 0..rounds {
             let queue = QueueName("q".into());
-            let reply = self.apply(QueueOp::Receive { queue, max: 2, visibility: None });
+            let reply = self.apply(QueueOp::Receive { queue, max: 2, visibility: None, session: None });
             let Reply::Received(many) = reply else { panic!("{reply:?}") };
             assert!(!many.is_empty());
             let receipts = many.iter().map(|d| Receipt { message: d.id, delivery: d.delivery }).collect();

@@ -4,10 +4,11 @@ mod model;
 
 use bytes::Bytes;
 use lockstep_core::command::{
-    Acquire, Attempt, Claimant, Command, LockOp, Mode, NewMessage, Op, QueueOp, RequestKey,
+    Acquire, Attempt, Claimant, Command, InSession, LockOp, Mode, NewMessage, Op, QueueOp, RequestKey,
 };
 use lockstep_core::names::{
-    Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, ShardId, Token,
+    Incarnation, LockName, MessageId, MessageKey, NodeId, Origin, Owner, QueueName, Receipt, SessionId,
+    ShardId, Token,
 };
 use lockstep_core::query::{Answer, Query, QueueView};
 use lockstep_core::queue::{QueueConfig, Totals};
@@ -35,7 +36,10 @@ enum QueueStep {
     Push(NewMessage),
     /// Everything else is done to the queue or to its dead letters.
     Pop(bool),
-    Receive(bool, u32, u64),
+    Receive(bool, u32, u64, Option<u64>),
+    /// A session's heartbeat, and the end of one.
+    Beat(u64),
+    End(u64),
     /// Acknowledge, return or extend the nth receipt that was ever handed out.
     Ack(usize),
     Nack(usize, u64, bool),
@@ -72,7 +76,11 @@ fn queue_steps() -> impl Strategy<Value = Vec<Step<QueueStep>>> {
     let step = prop_oneof![
         8 => new_message().prop_map(QueueStep::Push),
         3 => dead().prop_map(QueueStep::Pop),
-        8 => (dead(), 1..4u32, 1..300u64).prop_map(|(dead, max, visibility)| QueueStep::Receive(dead, max, visibility)),
+        8 => (dead(), 1..4u32, 1..300u64, prop::option::of(1..5u64)).prop_map(
+            |(dead, max, visibility, session)| QueueStep::Receive(dead, max, visibility, session)
+        ),
+        3 => (1..5u64).prop_map(QueueStep::Beat),
+        1 => (1..5u64).prop_map(QueueStep::End),
         4 => (0..40usize).prop_map(QueueStep::Ack),
         6 => (0..40usize, prop_oneof![Just(0), 1..100u64], any::<bool>())
             .prop_map(|(nth, delay, failed)| QueueStep::Nack(nth, delay, failed)),
@@ -147,9 +155,14 @@ fn queue_op(step: &QueueStep, receipts: &[Receipt]) -> Option<QueueOp> {
     Some(match step {
         QueueStep::Push(message) => QueueOp::Push { queue: queue(false), messages: vec![message.clone()] },
         QueueStep::Pop(dead) => QueueOp::Pop { queue: queue(*dead) },
-        QueueStep::Receive(dead, max, visibility) => {
-            QueueOp::Receive { queue: queue(*dead), max: *max, visibility: Some(Millis(*visibility)) }
-        }
+        QueueStep::Receive(dead, max, visibility, session) => QueueOp::Receive {
+            queue: queue(*dead),
+            max: *max,
+            visibility: Some(Millis(*visibility)),
+            session: session.map(|id| InSession { session: SessionId(id), proven: false }),
+        },
+        QueueStep::Beat(session) => QueueOp::RenewSessions { sessions: vec![SessionId(*session)] },
+        QueueStep::End(session) => QueueOp::EndSessions { sessions: vec![SessionId(*session)] },
         QueueStep::Ack(nth) => QueueOp::Ack { receipts: receipt(nth)? },
         QueueStep::Nack(nth, delay, failed) => {
             QueueOp::Nack { receipts: receipt(nth)?, delay: Millis(*delay), failed: *failed }
@@ -174,7 +187,7 @@ fn assert_conserved(shard: &Shard, model: &Queue) {
     let (mut came, mut ended, mut waits) = (0, 0, 0);
     for name in ["q", "q.dead"] {
         let view = queue_view(shard, name);
-        let Totals { pushed, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out } =
+        let Totals { pushed, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out, .. } =
             view.totals;
         assert_eq!(
             pushed + redriven + dead_in,

@@ -16,6 +16,7 @@ pub mod membership;
 pub mod metrics;
 pub mod node;
 pub mod peer;
+pub mod rates;
 pub mod replica;
 pub mod router;
 pub mod space;

@@ -160,7 +160,7 @@ impl Node {
         for (shard, nodes) in replicas.iter().filter(|(_, nodes)| nodes.contains(&config.node)) {
             let state = engine.state(*shard, shard_settings(config, identity.queue_shards))?;
             let log = engine.start_shard(*shard, nodes, Arc::clone(&state)).await?;
-            router.add(Arc::new(Replica::new(state, log)));
+            router.add(Arc::new(Replica::new(state, log, clock.clone())));
         }
         late.set(Arc::clone(&router));
         let mut tasks = JoinSet::new();
@@ -178,7 +178,13 @@ impl Node {
         tasks.spawn(Arc::clone(&membership).keep());
         tasks.spawn(balance(Arc::clone(&router), replicas));
         for replica in router.replicas().into_iter().filter(|r| r.shard() != ShardId::COORDINATION) {
+            tasks.spawn(Arc::clone(&replica).count());
             tasks.spawn(Arc::clone(&router).carry(replica));
+        }
+        if let Some(home) = router.replica(ShardId::COORDINATION) {
+            for shard in (1..=identity.queue_shards).map(ShardId) {
+                tasks.spawn(Arc::clone(&router).carry_ends(Arc::clone(&home), shard));
+            }
         }
         tasks.spawn(Arc::clone(&router).copy_configs());
         Ok(Self { router, cache, transport, membership, engine, tasks })

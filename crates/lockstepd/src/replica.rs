@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_core::dedup::delivered;
-use lockstep_core::names::{MessageId, NodeId, QueueName, ShardId, Ticket};
+use lockstep_core::names::{MessageId, NodeId, QueueName, SessionId, ShardId, Ticket};
 use lockstep_core::query::{Answer, Outcome, Query};
-use lockstep_core::{Command, Millis, Reply};
+use lockstep_core::{Command, Millis, Reply, Shard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::blocking;
+use crate::clock::Clock;
 use crate::log::{BarrierError, Log, ProposeError, Status};
+use crate::rates::{self, Rate, Rates};
 use crate::state::State;
 
 /// A replica of one shard, and its log.
@@ -24,6 +26,8 @@ pub struct Replica {
     state: Arc<State>,
     log: Arc<dyn Log>,
     status: watch::Receiver<Status>,
+    clock: Clock,
+    rates: Rates,
 }
 
 /// What a shard's leader told.
@@ -65,9 +69,9 @@ pub enum Failure {
 
 impl Replica {
     /// Joins a state with the log that feeds it.
-    pub fn new(state: Arc<State>, log: Arc<dyn Log>) -> Self {
+    pub fn new(state: Arc<State>, log: Arc<dyn Log>, clock: Clock) -> Self {
         let status = log.status();
-        Self { state, log, status }
+        Self { state, log, status, clock, rates: Rates::default() }
     }
 
     /// Which shard this is.
@@ -103,6 +107,23 @@ impl Replica {
     /// Follows the log's status.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Looks at the counters of this shard's queues, so that there are rates to show. For ever.
+    pub async fn count(self: Arc<Self>) {
+        loop {
+            self.rates.look(&self.clock, self.leads(), || self.state.read(rates::counters));
+            tokio::time::sleep(rates::EVERY).await;
+        }
+    }
+
+    /// How fast a queue moves. Errors: this node does not lead.
+    pub fn rates(&self, queue: &QueueName) -> Result<Rate, Failure> {
+        if !self.leads() {
+            return Err(self.not_leader());
+        }
+        let totals = self.state.read(|shard| shard.queues().query(queue).totals);
+        Ok(self.rates.of(&self.clock, queue, totals))
     }
 
     /// Commits one command and answers with its reply.
@@ -157,6 +178,18 @@ impl Replica {
         self.execute(command).await.map(Some)
     }
 
+    /// Like [`Self::execute`] for a heartbeat of sessions, but proposes nothing where none of them holds
+    /// receipts.
+    pub async fn keep(&self, sessions: &[SessionId], command: Command) -> Result<Option<Told>, Failure> {
+        if !self.leads() {
+            return Err(self.not_leader());
+        }
+        if !self.state.read(|shard| shard.queues().hold_receipts(sessions)) {
+            return Ok(None);
+        }
+        self.execute(command).await.map(Some)
+    }
+
     /// Answers from a state that holds everything acknowledged before this call.
     pub async fn query(&self, query: &Query) -> Result<Answer, Failure> {
         self.log.barrier().await?;
@@ -204,6 +237,20 @@ impl Replica {
 
     /// Sleeps until `to` has taken the letter `seq` of this shard, at most `at_most`. Says whether it has.
     pub async fn await_letter(&self, to: ShardId, seq: u64, at_most: Duration) -> Result<bool, Failure> {
+        self.await_carried(at_most, |shard| shard.queues().is_confirmed(to, seq)).await
+    }
+
+    /// Sleeps until every queue shard knows that `session` has ended, at most `at_most`. Says whether all
+    /// do.
+    pub async fn await_end(&self, session: SessionId, at_most: Duration) -> Result<bool, Failure> {
+        self.await_carried(at_most, |shard| shard.locks().end_is_known(session)).await
+    }
+
+    async fn await_carried(
+        &self,
+        at_most: Duration,
+        is_carried: impl Fn(&Shard) -> bool,
+    ) -> Result<bool, Failure> {
         let mut outbox = self.state.waiters().outbox();
         let mut status = self.watch();
         let sleep = tokio::time::sleep(at_most);
@@ -213,7 +260,7 @@ impl Replica {
             if !status.borrow_and_update().leading {
                 return Err(self.not_leader());
             }
-            if self.state.read(|shard| shard.queues().is_confirmed(to, seq)) {
+            if self.state.read(&is_carried) {
                 return Ok(true);
             }
             tokio::select! {

@@ -1,4 +1,5 @@
-//! A session: one heartbeat that keeps any number of locks, and whose end releases all of them.
+//! A session: one heartbeat that keeps any number of locks and received messages, and whose end releases
+//! all of them.
 //!
 //! A lock that is broken while its session lives is not noticed by the heartbeat: its token is what
 //! tells, where the work lands.
@@ -30,7 +31,7 @@ pub struct OpenSession {
 }
 
 /// An open session. Clones are the same session; it is closed when the last of them is gone, those
-/// of its locks' guards included.
+/// of its locks' guards and of its deliveries included.
 #[derive(Clone)]
 pub struct Session(Arc<Open>);
 
@@ -86,6 +87,11 @@ impl Session {
         &self.0.id
     }
 
+    /// How long it lasts after its last heartbeat.
+    pub fn ttl(&self) -> Duration {
+        self.0.standing.lease().ttl()
+    }
+
     /// Why it has ended; nothing while it is alive.
     pub fn is_lost(&self) -> Option<Lost> {
         self.0.standing.is_lost()
@@ -96,7 +102,7 @@ impl Session {
         self.0.standing.lost().await
     }
 
-    /// Ends it now, and with it all of its locks, in one step.
+    /// Ends it now, and with it all of its locks, in one step. Messages that it holds go back at once.
     pub async fn close(self) -> Result<(), Error> {
         self.0.standing.lose(Lost::Released);
         close(&self.0.client, &self.0.id, self.0.client.patience()).await

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::clock;
 use crate::error::Error;
+use crate::lock::Session;
 use crate::nodes::Toward;
 use crate::wire::{self, Message};
 
@@ -16,13 +17,19 @@ pub struct Delivery {
     client: Client,
     message: Message,
     receipt: String,
+    /// It lives as long as what was received in it.
+    _session: Option<Session>,
 }
 
 impl Delivery {
-    pub(super) fn new(client: &Client, mut message: Message) -> Result<Self, Error> {
+    pub(super) fn new(
+        client: &Client,
+        mut message: Message,
+        session: Option<Session>,
+    ) -> Result<Self, Error> {
         let receipt = message.receipt.take();
         let receipt = receipt.ok_or_else(|| Error::Unexpected("a received message has no receipt".into()))?;
-        Ok(Self { client: client.clone(), message, receipt })
+        Ok(Self { client: client.clone(), message, receipt, _session: session })
     }
 
     /// Its payload. Errors: [`Error::Unexpected`] if it is not a `T`.

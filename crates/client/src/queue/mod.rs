@@ -16,7 +16,7 @@ pub use worker::{Summary, Worker};
 use crate::client::Client;
 use crate::clock;
 use crate::error::Error;
-use crate::lock::form;
+use crate::lock::{Session, form};
 use crate::nodes::Toward;
 use crate::wire;
 
@@ -34,6 +34,7 @@ pub struct Receive {
     max: u32,
     visibility: Duration,
     wait: Duration,
+    session: Option<Session>,
 }
 
 impl Client {
@@ -68,7 +69,13 @@ impl Queue {
     /// Receives messages that come back unless they are acknowledged: say how many and for how
     /// long, then [`Receive::fetch`].
     pub fn receive(&self) -> Receive {
-        Receive { queue: self.clone(), max: 1, visibility: Duration::from_secs(30), wait: Duration::ZERO }
+        Receive {
+            queue: self.clone(),
+            max: 1,
+            visibility: Duration::from_secs(30),
+            wait: Duration::ZERO,
+            session: None,
+        }
     }
 
     /// Acknowledges up to 1000 deliveries in one request; one result for each, in order.
@@ -117,19 +124,30 @@ impl Receive {
         Self { wait, ..self }
     }
 
+    /// In a session: its heartbeat keeps the messages hidden, for at least as long as the session lasts
+    /// without one, and its end returns them at once.
+    #[must_use]
+    pub fn session(self, session: &Session) -> Self {
+        Self { session: Some(session.clone()), ..self }
+    }
+
     /// Receives. An empty list means that the queue proved empty. A dropped future may leave
-    /// messages hidden until their visibility time-out ends.
+    /// messages hidden until their visibility time-out ends. Errors: `session_expired`.
     pub async fn fetch(self) -> Result<Vec<Delivery>, Error> {
         let client = &self.queue.client;
+        let session = self.session;
+        let lasting = session.as_ref().map_or(Duration::ZERO, Session::ttl);
         let body = wire::Receive {
             queue: self.queue.name.clone(),
             max: self.max,
-            visibility_ms: Some(clock::millis(self.visibility)),
+            visibility_ms: Some(clock::millis(self.visibility.max(lasting))),
             wait_ms: clock::millis(self.wait),
+            session: session.as_ref().map(|session| session.id().to_owned()),
             guard: None,
             request_id: Some(client.request_id()),
         };
         let received: wire::Received = client.send("/queue/receive", &body, Toward::Any, self.wait).await?;
-        received.messages.into_iter().map(|message| Delivery::new(client, message)).collect()
+        let delivery = |message| Delivery::new(client, message, session.clone());
+        received.messages.into_iter().map(delivery).collect()
     }
 }

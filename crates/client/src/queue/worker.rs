@@ -15,6 +15,7 @@ use super::{Delivery, Queue};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::error::Error;
+use crate::lock::{Lost, Session};
 use crate::wire::Code;
 
 /// How long one receive waits on the server.
@@ -33,6 +34,7 @@ pub struct Worker {
     concurrency: usize,
     visibility: Duration,
     retry_delay: Duration,
+    session: Option<Session>,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -65,6 +67,7 @@ impl Worker {
             concurrency: concurrency.max(1),
             visibility: Duration::from_secs(30),
             retry_delay: Duration::ZERO,
+            session: None,
             stop: Box::pin(std::future::pending()),
         }
     }
@@ -82,6 +85,14 @@ impl Worker {
         Self { retry_delay, ..self }
     }
 
+    /// Receives in a session: its one heartbeat keeps every message hidden, instead of an extension for
+    /// each, and if it ends (this process dies, or is cut off) they go back at once. The worker ends with
+    /// it; handlers that run are finished, though somebody else may have their messages by then.
+    #[must_use]
+    pub fn session(self, session: &Session) -> Self {
+        Self { session: Some(session.clone()), ..self }
+    }
+
     /// Stops when this completes: handlers that run are finished, messages that were received but
     /// not begun are put back, and [`Worker::run`] returns.
     #[must_use]
@@ -93,7 +104,8 @@ impl Worker {
     /// when it returns an error or panics.
     ///
     /// A cluster that cannot be reached is tried again for ever. Errors: a receive was refused for a
-    /// reason that does not pass, such as a wrong name; running handlers are finished first.
+    /// reason that does not pass, such as a wrong name, or the worker's session has ended; running
+    /// handlers are finished first.
     pub async fn run<H, F, E>(mut self, handler: H) -> Result<Summary, Error>
     where
         H: Fn(Delivery) -> F + Send + Sync + 'static,
@@ -117,6 +129,7 @@ impl Worker {
             let received = loop {
                 tokio::select! {
                     received = &mut receive => break Some(received),
+                    lost = lost(self.session.as_ref()) => break Some(Err(lost.into())),
                     Some(fate) = running.join_next() => summary.count(fate.ok()),
                     () = &mut self.stop => break None,
                 }
@@ -129,16 +142,17 @@ impl Worker {
                 Some(Ok(deliveries)) => {
                     backoff = Backoff::default();
                     for delivery in deliveries {
-                        running.spawn(handle(
-                            delivery,
-                            Arc::clone(&handler),
-                            self.visibility,
-                            self.retry_delay,
-                        ));
+                        let extend_by = self.session.is_none().then_some(self.visibility);
+                        running.spawn(handle(delivery, Arc::clone(&handler), extend_by, self.retry_delay));
                     }
                 }
                 Some(Err(error @ Error::Refused { status: 400..500, .. }))
                     if !error.is(Code::QueueFull) && !error.is(Code::StorageFull) =>
+                {
+                    break Err(error);
+                }
+                Some(Err(error))
+                    if self.session.as_ref().is_some_and(|session| session.is_lost().is_some()) =>
                 {
                     break Err(error);
                 }
@@ -156,7 +170,16 @@ impl Worker {
 
     fn receive(&self, free: usize) -> super::Receive {
         let max = u32::try_from(free.min(BATCH_MAX)).unwrap_or(1);
-        self.queue.receive().max(max).visibility(self.visibility).wait(POLL)
+        let session = self.session.clone();
+        super::Receive { session, ..self.queue.receive().max(max).visibility(self.visibility).wait(POLL) }
+    }
+}
+
+/// Completes when the session has ended.
+async fn lost(session: Option<&Session>) -> Lost {
+    match session {
+        Some(session) => session.lost().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -176,8 +199,13 @@ async fn put_back_the_last(
     }
 }
 
-/// Runs the handler, and keeps the message hidden meanwhile.
-async fn handle<H, F, E>(delivery: Delivery, handler: Arc<H>, visibility: Duration, rest: Duration) -> Fate
+/// Runs the handler, and keeps the message hidden meanwhile; without `extend_by` its session does.
+async fn handle<H, F, E>(
+    delivery: Delivery,
+    handler: Arc<H>,
+    extend_by: Option<Duration>,
+    rest: Duration,
+) -> Fate
 where
     H: Fn(Delivery) -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), E>> + Send + 'static,
@@ -189,7 +217,7 @@ where
     work.spawn(handler(delivery.clone()));
     let outcome = tokio::select! {
         Some(outcome) = work.join_next() => outcome,
-        never = keep_hidden(&delivery, visibility) => match never {},
+        never = keep_hidden(&delivery, extend_by) => match never {},
     };
     match outcome {
         Ok(Ok(())) => match delivery.ack().await {
@@ -206,7 +234,8 @@ where
 
 /// Extends the visibility at every third of it, for as long as the receipt is of any use; the handler
 /// goes on without, and its acknowledgement will tell.
-async fn keep_hidden(delivery: &Delivery, visibility: Duration) -> Infallible {
+async fn keep_hidden(delivery: &Delivery, extend_by: Option<Duration>) -> Infallible {
+    let Some(visibility) = extend_by else { return std::future::pending().await };
     loop {
         clock::sleep_until(clock::now() + visibility / 3).await;
         if let Err(Error::Refused { status: 400..500, .. }) = delivery.keep_hidden(visibility).await {

@@ -98,10 +98,24 @@ pub struct Stats {
     pub bytes: u64,
     /// How long the oldest message that could be delivered has waited, in milliseconds.
     pub oldest_age_ms: Option<u64>,
+    /// How fast messages came and went of late.
+    #[serde(default)]
+    pub rates: Rates,
     /// What has become of messages since the queue is known.
     pub totals: Totals,
     /// How the queue behaves.
     pub config: Configuration,
+}
+
+/// Messages per second over the last ten seconds, or since the queue or the leader of its shard is new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Accepted.
+    pub pushed_per_second: f64,
+    /// Delivered, repeats included.
+    pub delivered_per_second: f64,
+    /// Acknowledged or popped.
+    pub acked_per_second: f64,
 }
 
 /// What has become of messages since the queue is known. A queue that was empty for ten minutes and is
@@ -110,6 +124,9 @@ pub struct Stats {
 pub struct Totals {
     /// Accepted, repeats not counted.
     pub pushed: u64,
+    /// How often any was delivered, repeats included.
+    #[serde(default)]
+    pub deliveries: u64,
     /// Acknowledged or popped.
     pub delivered: u64,
     /// Dropped at the end of their time to live.

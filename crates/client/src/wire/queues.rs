@@ -153,6 +153,10 @@ pub struct Receive {
     /// How long to wait for a message, in milliseconds.
     #[serde(default)]
     pub wait_ms: u64,
+    /// The session that keeps the receipts: each of its heartbeats starts their `visibility_ms` anew,
+    /// and its end returns the messages at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// The lock under which they are received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,

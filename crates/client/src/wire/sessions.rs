@@ -25,6 +25,13 @@ pub struct Session {
     pub ttl_ms: u64,
     /// What is left of that.
     pub expires_in_ms: u64,
+    /// How many receipts of messages this heartbeat has extended; absent for a session that never
+    /// received any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<u64>,
+    /// Shards that could not be told of this heartbeat in time: receipts there last as long as they did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreached_shards: Vec<u32>,
 }
 
 /// `POST /session/renew`

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Refusal;
-use crate::names::{MessageId, MessageKey, QueueName, Receipt, ShardId};
+use crate::names::{MessageId, MessageKey, QueueName, Receipt, SessionId, ShardId};
 use crate::queue::{OnPoison, QueueConfig};
 use crate::stamp::Millis;
 
@@ -53,6 +53,9 @@ pub enum QueueOp {
         max: u32,
         /// How long the receipts last; as the queue is configured if absent.
         visibility: Option<Millis>,
+        /// The session that keeps the receipts, if any: each of its heartbeats starts their time anew,
+        /// and its end returns what they are for.
+        session: Option<InSession>,
     },
     /// Done: removes each message whose receipt is the latest.
     Ack {
@@ -81,6 +84,16 @@ pub enum QueueOp {
         receipts: Vec<Receipt>,
         /// From now on.
         visibility: Millis,
+    },
+    /// A heartbeat of each session: extends all receipts that it holds here.
+    RenewSessions {
+        /// Answered one by one.
+        sessions: Vec<SessionId>,
+    },
+    /// The sessions are over: what they hold here goes back, and they are refused from now on.
+    EndSessions {
+        /// As the coordination shard says.
+        sessions: Vec<SessionId>,
     },
     /// This shard's copy of a queue's configuration; one that is not newer changes nothing.
     Configure {
@@ -139,6 +152,15 @@ pub enum QueueOp {
         /// The last that it has taken.
         up_to: u64,
     },
+}
+
+/// The session in which a receive is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InSession {
+    /// Which.
+    pub session: SessionId,
+    /// Whether it was alive after the request had arrived, as the coordination shard says.
+    pub proven: bool,
 }
 
 /// A message pushed together with an acknowledgement.

@@ -8,6 +8,7 @@
 mod acquire;
 mod convert;
 mod deadlock;
+mod ends;
 mod grant;
 mod history;
 mod hold;
@@ -19,10 +20,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Attempt, Holder, LockOp, Mode, Refusal, Reply, SessionOp};
+use crate::command::{Attempt, Effect, Holder, LockOp, Mode, Refusal, Reply, SessionOp};
 use crate::context::Context;
 use crate::deadlines::Deadlines;
-use crate::names::{LockName, Origin, Owner, SessionId, Ticket, Token};
+use crate::names::{LockName, Origin, Owner, SessionId, ShardId, Ticket, Token};
 use crate::query::{EventKind, Outcome};
 use crate::stamp::Millis;
 
@@ -43,6 +44,7 @@ pub struct Locks {
     tickets: BTreeMap<Ticket, Fate>,
     people: BTreeMap<Holder, Person>,
     sessions: BTreeMap<SessionId, Session>,
+    ends: ends::Ends,
     due: Deadlines<Due>,
     history: history::History,
 }
@@ -121,6 +123,8 @@ struct Session {
     until: Millis,
     claims: BTreeSet<u64>,
     tickets: BTreeSet<Ticket>,
+    /// Where it may hold receipts of messages.
+    shards: BTreeSet<ShardId>,
 }
 
 /// What falls due. At one instant leases end before delays do, and delays before waits.
@@ -143,6 +147,7 @@ impl Locks {
             tickets: BTreeMap::new(),
             people: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            ends: ends::Ends::default(),
             due: Deadlines::default(),
             history: history::History::default(),
         }
@@ -182,11 +187,13 @@ impl Locks {
             SessionOp::Renew { sessions } => {
                 Reply::Renewed(sessions.iter().map(|id| self.renew_session(ctx.now, *id)).collect())
             }
-            SessionOp::Close { session } if self.sessions.contains_key(session) => {
-                self.end_session(ctx, *session, EventKind::Released);
-                Reply::Closed
+            SessionOp::Close { session } => self.close_session(ctx, *session),
+            SessionOp::Enlist { session, shard } => self.enlist(ctx.now, *session, *shard),
+            SessionOp::Told { shard, sessions } => {
+                self.ends.confirm(*shard, sessions);
+                ctx.effects.push(Effect::WakeOutbox);
+                Reply::Confirmed
             }
-            SessionOp::Close { .. } => Reply::Refused(Refusal::SessionExpired),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Only the latest delivery of a message counts: every other receipt is stale and changes nothing.
 
-use super::{End, Flight, Message, Phase, Queues};
+use super::{End, Flight, Hiding, Message, Phase, Queues};
 use crate::command::{Delivered, Refusal};
 use crate::context::Context;
 use crate::names::{MessageId, QueueName, Receipt};
@@ -21,17 +21,17 @@ impl Queues {
         Some(popped)
     }
 
-    /// Delivers up to `max` messages, each hidden for `visibility`: fewer where their payloads are
+    /// Delivers up to `max` messages, each hidden as `how` says: fewer where their payloads are
     /// large, but at least one.
     pub(super) fn receive(
         &mut self,
         ctx: &mut Context<'_>,
         name: &QueueName,
         max: u32,
-        visibility: Option<Millis>,
+        how: Hiding,
     ) -> Vec<Delivered> {
         let Some(queue) = self.registry.by_name(name) else { return Vec::new() };
-        let visibility = visibility.unwrap_or(queue.config.visibility);
+        let visibility = how.visibility.unwrap_or(queue.config.visibility);
         let mut received = Vec::new();
         let mut bytes = 0;
         while received.len() < max as usize {
@@ -41,7 +41,7 @@ impl Queues {
                 break;
             }
             let delivery = ctx.counter.next();
-            self.launch(ctx, id, delivery, visibility);
+            self.launch(ctx, id, Flight { delivery, overdue: false, visibility, session: how.session });
             received.extend(self.attempt(id, delivery, visibility));
         }
         received
@@ -73,6 +73,9 @@ impl Queues {
         visibility: Millis,
     ) -> Result<(), Refusal> {
         let id = self.check(receipt)?;
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.visibility = visibility;
+        }
         self.due.set(id, ctx.now.plus(visibility));
         Ok(())
     }
@@ -88,7 +91,7 @@ impl Queues {
         if self.flights.get(&id).is_some_and(|flight| flight.overdue) {
             return self.end(ctx, id, End::Expired);
         }
-        self.flights.remove(&id);
+        self.ground(id);
         self.set_busy(group, false);
         if delay > Millis(0) {
             self.set_phase(id, Phase::Delayed);
@@ -113,21 +116,36 @@ impl Queues {
         self.registry.by_name(name).filter(|queue| !queue.blocked)?.ready.first()
     }
 
-    fn launch(&mut self, ctx: &mut Context<'_>, id: u64, delivery: u64, visibility: Millis) {
+    /// Nobody holds the message any more.
+    pub(super) fn ground(&mut self, id: u64) {
+        if let Some(session) = self.flights.remove(&id).and_then(|flight| flight.session) {
+            self.sessions.let_go(session, id);
+        }
+    }
+
+    fn launch(&mut self, ctx: &mut Context<'_>, id: u64, flight: Flight) {
         let Some(group) = self.messages.get(id).map(|message| message.group) else { return };
         if self.groups.get(group).is_some_and(|group| group.key.is_some()) {
             self.set_busy(group, true);
         }
         self.withdraw(ctx, id);
         self.set_phase(id, Phase::InFlight);
-        self.flights.insert(id, Flight { delivery, overdue: false });
-        self.due.set(id, ctx.now.plus(visibility));
+        if let Some(session) = flight.session {
+            self.sessions.hold(session, id, ctx.now);
+        }
+        self.due.set(id, ctx.now.plus(flight.visibility));
+        self.flights.insert(id, flight);
     }
 
     fn attempt(&mut self, id: u64, delivery: u64, visibility: Millis) -> Option<Delivered> {
         let message = self.messages.get_mut(id)?;
         message.attempts = message.attempts.saturating_add(1);
         let message = *message;
+        if let Some(queue) = self.groups.get(message.group).map(|group| group.queue)
+            && let Some(queue) = self.registry.get_mut(queue)
+        {
+            queue.totals.deliveries += 1;
+        }
         Some(self.delivered(id, message, delivery, visibility))
     }
 
@@ -171,7 +189,8 @@ mod tests {
             let op = QueueOp::Push { queue: queue.clone(), messages: vec![message] };
             assert!(matches!(queues.apply(&mut ctx, &op), Reply::Pushed(_)));
         }
-        let mut receive = || queues.receive(&mut ctx, &queue, 10, Some(Millis(1_000))).len();
+        let how = Hiding { visibility: Some(Millis(1_000)), session: None };
+        let mut receive = || queues.receive(&mut ctx, &queue, 10, how).len();
         assert_eq!([receive(), receive(), receive(), receive()], [1, 1, 1, 0]);
     }
 }

@@ -16,6 +16,7 @@ mod purge;
 mod push;
 mod registry;
 mod repeats;
+mod sessions;
 mod shares;
 mod slab;
 mod view;
@@ -27,18 +28,20 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Effect, QueueOp, Refusal, Reply};
 use crate::context::Context;
 use crate::deadlines::Deadlines;
-use crate::names::{MessageId, QueueName, ShardId};
+use crate::names::{MessageId, QueueName, SessionId, ShardId};
 use crate::stamp::Millis;
 use chunks::Chunks;
 use groups::Groups;
 use outbox::Outbox;
 use registry::Registry;
 use repeats::Repeats;
+use sessions::Sessions;
 
 pub use config::{OnPoison, QueueConfig};
 pub use outbox::OUTBOX_MAX;
 pub use registry::{PRIORITY_MAX, QUEUES_MAX, Totals};
 pub use repeats::{DEDUP_MAX, DEDUP_WINDOW};
+pub use sessions::ENDED_MAX;
 
 /// What one queue may hold over all shards, where its configuration does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,7 @@ pub struct Queues {
     groups: Groups,
     messages: Chunks<Message>,
     flights: BTreeMap<u64, Flight>,
+    sessions: Sessions,
     /// Ends of delays and of visibility time-outs: a message has one of them at most.
     due: Deadlines<u64>,
     /// Ends of times to live.
@@ -98,6 +102,17 @@ struct Flight {
     delivery: u64,
     /// Its time to live ended meanwhile: it will not come back.
     overdue: bool,
+    /// How long it lasts from its last extension, or from its session's last heartbeat.
+    visibility: Millis,
+    /// What keeps it besides.
+    session: Option<SessionId>,
+}
+
+/// How a receive hides what it delivers.
+#[derive(Clone, Copy, Debug)]
+struct Hiding {
+    visibility: Option<Millis>,
+    session: Option<SessionId>,
 }
 
 /// Why a message is done.
@@ -119,6 +134,7 @@ impl Queues {
             groups: Groups::default(),
             messages: Chunks::default(),
             flights: BTreeMap::new(),
+            sessions: Sessions::default(),
             due: Deadlines::default(),
             expiry: Deadlines::default(),
             origins: BTreeMap::new(),
@@ -143,9 +159,17 @@ impl Queues {
             QueueOp::Push { queue, messages } => self.push(ctx, queue, messages),
             QueueOp::Pop { queue } => Reply::Popped(self.pop(ctx, queue)),
             QueueOp::Receive { max: 0, .. } => Reply::Refused(Refusal::Invalid),
-            QueueOp::Receive { queue, max, visibility } => {
-                Reply::Received(self.receive(ctx, queue, *max, *visibility))
+            QueueOp::Receive { queue, max, visibility, session } => {
+                match session.map_or(Ok(()), |of| self.sessions.check(of)) {
+                    Ok(()) => {
+                        let how = Hiding { visibility: *visibility, session: session.map(|of| of.session) };
+                        Reply::Received(self.receive(ctx, queue, *max, how))
+                    }
+                    Err(refusal) => Reply::Refused(refusal),
+                }
             }
+            QueueOp::RenewSessions { sessions } => self.renew_sessions(ctx.now, sessions),
+            QueueOp::EndSessions { sessions } => self.end_sessions(ctx, sessions),
             QueueOp::Ack { receipts } => {
                 Reply::Settled(receipts.iter().map(|receipt| self.ack(ctx, *receipt)).collect())
             }
@@ -174,7 +198,10 @@ impl Queues {
     pub fn expire(&mut self, ctx: &mut Context<'_>) {
         while let Some(id) = self.due.pop_due(ctx.now) {
             match self.messages.get(id).map(|message| message.phase) {
-                Some(Phase::InFlight) => self.land(ctx, id, Millis(0), true),
+                Some(Phase::InFlight) => match self.kept_until(id).filter(|until| *until > ctx.now) {
+                    Some(until) => self.due.set(id, until),
+                    None => self.land(ctx, id, Millis(0), true),
+                },
                 Some(Phase::Delayed) => self.ripen(ctx, id),
                 Some(Phase::Ready) | None => {}
             }

@@ -26,7 +26,7 @@ impl Queues {
         let message = *self.messages.get(id)?;
         match message.phase {
             Phase::InFlight => {
-                self.flights.remove(&id);
+                self.ground(id);
                 self.set_busy(message.group, false);
             }
             Phase::Ready | Phase::Delayed => self.withdraw(ctx, id),

@@ -63,6 +63,8 @@ impl Ready {
 pub struct Totals {
     /// Accepted, repeats not counted.
     pub pushed: u64,
+    /// How often any was delivered, repeats included.
+    pub deliveries: u64,
     /// Acknowledged or popped.
     pub delivered: u64,
     /// Dropped at the end of their time to live.

@@ -4,7 +4,7 @@ use super::{Phase, Queues};
 use crate::command::{Delivered, Outgoing};
 use crate::names::{MessageId, QueueName, ShardId};
 use crate::query::QueueView;
-use crate::queue::QueueConfig;
+use crate::queue::{QueueConfig, Totals};
 use crate::stamp::Millis;
 
 impl Queues {
@@ -43,6 +43,11 @@ impl Queues {
     /// The queues known here after `after`, in order, at most `limit`.
     pub fn names(&self, after: Option<&QueueName>, limit: usize) -> Vec<QueueName> {
         self.registry.after(after).take(limit).cloned().collect()
+    }
+
+    /// What has become of messages, for each queue known here.
+    pub fn totals(&self) -> impl Iterator<Item = (&QueueName, Totals)> {
+        self.registry.iter().map(|(_, queue)| (&queue.name, queue.totals))
     }
 
     /// The configurations known here.

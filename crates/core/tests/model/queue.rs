@@ -2,7 +2,7 @@
 
 use lockstep_core::Millis;
 use lockstep_core::command::{Delivered, NewMessage, Placed, QueueOp, Refusal, Reply};
-use lockstep_core::names::{MessageId, MessageKey, QueueName, Receipt};
+use lockstep_core::names::{MessageId, MessageKey, QueueName, Receipt, SessionId};
 use lockstep_core::queue::Totals;
 
 /// After so many failures a message of any queue moves to that queue's `.dead`.
@@ -15,6 +15,7 @@ pub struct Queue {
     remembered: Vec<(QueueName, Option<MessageKey>, String, u64)>,
     /// What has become of messages of the first queue; dead ones counted apart.
     pub totals: Totals,
+    ended: Vec<SessionId>,
 }
 
 struct Message {
@@ -28,6 +29,9 @@ struct Message {
     /// Hidden until then; a delivery's number if it is in flight.
     until: u64,
     delivery: u64,
+    /// How long a heartbeat of its session hides it anew.
+    visibility: u64,
+    session: Option<SessionId>,
     /// Gone by then, unless in flight.
     expires: u64,
 }
@@ -56,7 +60,10 @@ impl Queue {
                 message.attempts += 1;
                 delivered(&message, 0, 0)
             })),
-            QueueOp::Receive { queue, max, visibility } => {
+            QueueOp::Receive { session: Some(of), .. } if self.ended.contains(&of.session) => {
+                Reply::Refused(Refusal::SessionExpired)
+            }
+            QueueOp::Receive { queue, max, visibility, session } => {
                 let Reply::Received(real) = real else { panic!("{real:?}") };
                 let visibility = visibility.map_or(30_000, |ms| ms.0);
                 let mut received = Vec::new();
@@ -66,6 +73,7 @@ impl Queue {
                     let message = &mut self.messages[at];
                     message.attempts += 1;
                     (message.until, message.delivery) = (now + visibility, number);
+                    (message.visibility, message.session) = (visibility, session.map(|of| of.session));
                     received.push(delivered(message, number, visibility));
                 }
                 Reply::Received(received)
@@ -77,8 +85,29 @@ impl Queue {
             QueueOp::Nack { receipts, delay, failed } => {
                 self.each(receipts, |model, at| model.give_back(at, now, now + delay.0, *failed))
             }
-            QueueOp::Extend { receipts, visibility } => {
-                self.each(receipts, |model, at| model.messages[at].until = now + visibility.0)
+            QueueOp::Extend { receipts, visibility } => self.each(receipts, |model, at| {
+                let message = &mut model.messages[at];
+                (message.until, message.visibility) = (now + visibility.0, visibility.0);
+            }),
+            QueueOp::RenewSessions { sessions } => {
+                let renewed = sessions.iter().map(|session| {
+                    let held =
+                        self.messages.iter_mut().filter(|m| m.delivery > 0 && m.session == Some(*session));
+                    held.map(|message| message.until = message.until.max(now + message.visibility)).count()
+                });
+                Reply::Kept(renewed.map(|count| u32::try_from(count).unwrap()).collect())
+            }
+            QueueOp::EndSessions { sessions } => {
+                let mut returned = 0;
+                for session in sessions {
+                    self.ended.push(*session);
+                    let held = |m: &Message| m.delivery > 0 && m.session == Some(*session);
+                    while let Some(at) = self.messages.iter().position(held) {
+                        self.give_back(at, now, 0, false);
+                        returned += 1;
+                    }
+                }
+                Reply::Ended { returned }
             }
             QueueOp::Redrive { queue, max } => self.redrive(queue, *max),
             QueueOp::Purge { queue, .. } => {
@@ -123,6 +152,8 @@ impl Queue {
             failures: 0,
             until: if new.delay.0 > 0 { now + new.delay.0 } else { 0 },
             delivery: 0,
+            visibility: 0,
+            session: None,
             expires: new.ttl.map_or(u64::MAX, |ttl| now + ttl.0),
         });
         Ok(Placed { id: MessageId(id), duplicate: false })

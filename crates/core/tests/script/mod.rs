@@ -142,6 +142,12 @@ impl Runner {
             "peek" => queues::peek(&self.shard, words[1]),
             "queues" => queues::names(&self.shard),
             "outbox" => queues::outbox(&self.shard),
+            "ends" => (1..4).fold(String::new(), |mut text, shard| {
+                let ended = self.shard.locks().untold(ShardId(shard), 10);
+                let ended: Vec<_> = ended.iter().map(|session| session.0).collect();
+                writeln!(text, "shard {shard} is to be told of {ended:?}").unwrap();
+                text
+            }),
             "lives" => format!("{}\n", self.shard.body_lives(MessageId(words[1].parse().unwrap()))),
             "dead" => {
                 format!("{:?}\n", self.shard.take_dead_bodies().iter().map(|id| id.0).collect::<Vec<_>>())
@@ -222,6 +228,14 @@ fn op(verb: &str, words: &Words<'_>) -> Op {
         "beat" => {
             Op::Session(SessionOp::Renew { sessions: words.plain.iter().map(|id| session(id)).collect() })
         }
+        "enlist" => Op::Session(SessionOp::Enlist {
+            session: session(words.plain[0]),
+            shard: ShardId(u32::try_from(words.number("shard", 1)).unwrap()),
+        }),
+        "told" => Op::Session(SessionOp::Told {
+            shard: ShardId(u32::try_from(words.number("shard", 1)).unwrap()),
+            sessions: words.plain.iter().map(|id| session(id)).collect(),
+        }),
         "close" => Op::Session(SessionOp::Close { session: session(words.plain[0]) }),
         "check" => Op::Lock(LockOp::Check { name: name(), token: Token(words.number("token", 0)) }),
         "heartbeat" => Op::Member(MemberOp::Heartbeat {
@@ -288,10 +302,11 @@ fn answer(reply: &Reply) -> String {
         }),
         Reply::Opened(lease) => opened(lease),
         Reply::Renewed(leases) => leases.iter().fold(String::new(), |mut text, lease| {
-            text.push_str(&lease.as_ref().map_or_else(refused, opened));
+            text.push_str(&lease.as_ref().map_or_else(refused, |renewal| opened(&renewal.lease)));
             text
         }),
-        Reply::Closed => "closed\n".into(),
+        Reply::Closed { .. } => "closed\n".into(),
+        Reply::Enlisted(lease) => format!("enlisted {}", opened(lease)),
         Reply::Waiting { ticket } => format!("waiting ticket={}\n", ticket.0),
         Reply::Member { ring_epoch } => format!("member ring={ring_epoch}\n"),
         Reply::Namespace { settings, revision } => format!("namespace {settings:?} revision={revision}\n"),

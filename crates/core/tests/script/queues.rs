@@ -5,7 +5,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 use lockstep_core::Millis;
 use lockstep_core::command::{
-    Cargo, Delivered, Forwarded, Letter, NewMessage, Onward, Placed, QueueOp, Reply, Room,
+    Cargo, Delivered, Forwarded, InSession, Letter, NewMessage, Onward, Placed, QueueOp, Reply, Room,
 };
 use lockstep_core::names::{MessageId, MessageKey, QueueName, Receipt, ShardId};
 use lockstep_core::query::{Answer, Query, QueueView};
@@ -28,7 +28,14 @@ pub fn op(verb: &str, words: &Words<'_>) -> QueueOp {
             queue,
             max,
             visibility: words.get("visibility").map(|ms| Millis(ms.parse().unwrap())),
+            session: words
+                .get("session")
+                .map(|id| InSession { session: super::session(id), proven: words.number("proven", 0) == 1 }),
         },
+        "keep" => {
+            QueueOp::RenewSessions { sessions: words.plain.iter().map(|id| super::session(id)).collect() }
+        }
+        "end" => QueueOp::EndSessions { sessions: words.plain.iter().map(|id| super::session(id)).collect() },
         "ack" => QueueOp::Ack { receipts: receipts() },
         // `ack-push 1/2 1>body 2>k:body`: the shard that each belongs to, then as in a push.
         "ack-push" => QueueOp::AckPush {
@@ -162,6 +169,8 @@ pub fn answer(reply: &Reply) -> String {
             format!("arrived up_to={up_to} {placed:?}\n")
         }
         Reply::Confirmed => "confirmed\n".into(),
+        Reply::Kept(receipts) => format!("kept {receipts:?}\n"),
+        Reply::Ended { returned } => format!("ended, {returned} returned\n"),
         other => panic!("no words for {other:?}"),
     }
 }

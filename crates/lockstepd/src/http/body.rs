@@ -21,10 +21,25 @@ pub(super) struct Json<T> {
     pub(super) fingerprint: u64,
 }
 
+/// A whole body that nobody has looked into yet, and the same hash of it.
+pub(super) struct Raw {
+    pub(super) bytes: Bytes,
+    pub(super) fingerprint: u64,
+}
+
 /// The part of a URI behind the question mark.
 pub(super) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Gate>> for Json<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Fault> {
+        let Raw { bytes, fingerprint } = Raw::from_request(request, gate).await?;
+        Ok(Self { value: parse(&bytes)?, fingerprint })
+    }
+}
+
+impl FromRequest<Arc<Gate>> for Raw {
     type Rejection = Fault;
 
     async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Fault> {
@@ -39,7 +54,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Gate>> for Json<T> {
             Err(_) => return Err(Fault::new(Code::RequestTimeout, "The body took too long to arrive.")),
         };
         let fingerprint = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, route_seed(&parts.uri));
-        Ok(Self { value: parse(&bytes)?, fingerprint })
+        Ok(Self { bytes, fingerprint })
     }
 }
 
@@ -64,10 +79,16 @@ fn too_large(max: usize) -> Fault {
     Fault::new(Code::PayloadTooLarge, format!("The body is larger than {max} bytes; send less at once."))
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+/// Reads JSON. Errors: what is wrong with it, and where.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+    parse_as(bytes, "The body")
+}
+
+/// Reads JSON, which an error calls `whole`.
+pub(super) fn parse_as<T: DeserializeOwned>(bytes: &[u8], whole: &str) -> Result<T, Fault> {
     // serde would take an array for the fields in the order of their declaration.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Fault::bad("The body must be a JSON object, not an array."));
+        return Err(Fault::bad(format!("{whole} must be a JSON object, not an array.")));
     }
     // The fast way first; the slow one knows which field is wrong.
     serde_json::from_slice(bytes).map_err(|plain| {
@@ -76,7 +97,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
             Err(error) if error.path().iter().next().is_some() => format!("{}: ", error.path()),
             _ => String::new(),
         };
-        Fault::bad(format!("The body is not what this route takes: {path}{plain}."))
+        Fault::bad(format!("{whole} is not what this route takes: {path}{plain}."))
     })
 }
 

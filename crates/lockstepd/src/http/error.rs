@@ -253,7 +253,7 @@ impl From<Refusal> for Fault {
                 Code::TooManyNamespaces,
                 "There are as many namespaces as there may be. Use one that exists, or put what tells them apart into the keys.",
             ),
-            Refusal::TooLate | Refusal::Settled | Refusal::GuardUnproven => Self::new(Code::OutcomeUnknown, UNKNOWN),
+            Refusal::TooLate | Refusal::Settled | Refusal::GuardUnproven | Refusal::SessionUnproven => Self::new(Code::OutcomeUnknown, UNKNOWN),
             Refusal::FormerIncarnation { .. }
             | Refusal::IncarnationOver
             | Refusal::WrongShard

@@ -12,7 +12,7 @@ use super::error::Fault;
 use super::limits::{BATCH_MAX, TTL_MS_MAX};
 use super::names::{name, session, session_id, within};
 use super::{Shared, batch, reply};
-use crate::router::Error;
+use crate::router::{Error, Heartbeat};
 
 pub(super) async fn open(State(gate): Shared, body: Json<wire::OpenSession>) -> Result<Response, Fault> {
     let wire::OpenSession { owner, ttl_ms, request_id } = body.value;
@@ -38,11 +38,8 @@ pub(super) async fn renew(State(gate): Shared, body: Json<wire::RenewSession>) -
     };
     within("The number of sessions", sessions.len() as u64, 1, BATCH_MAX as u64)?;
     let sessions = sessions.iter().map(|id| session(id)).collect::<Result<Vec<_>, _>>()?;
-    let results = match gate.api()?.router.session(SessionOp::Renew { sessions }, &asked).await? {
-        Reply::Renewed(results) => results,
-        _ => return Err(Error::OutcomeUnknown.into()),
-    };
-    let mut results = results.into_iter().map(|result| result.map(told).map_err(Fault::from));
+    let results = gate.api()?.router.renew_sessions(sessions, &asked).await?;
+    let mut results = results.into_iter().map(|result| result.map(beat).map_err(Fault::from));
     if single {
         let one = results.next().unwrap_or(Err(Refusal::SessionExpired.into()));
         return Ok(reply(&one?));
@@ -53,10 +50,21 @@ pub(super) async fn renew(State(gate): Shared, body: Json<wire::RenewSession>) -
 pub(super) async fn close(State(gate): Shared, body: Json<wire::CloseSession>) -> Result<Response, Fault> {
     let wire::CloseSession { session: id, request_id } = body.value;
     let asked = asked(&gate, request_id, body.fingerprint)?;
-    gate.api()?.router.session(SessionOp::Close { session: session(&id)? }, &asked).await?;
+    gate.api()?.router.close_session(session(&id)?, &asked).await?;
     Ok(reply(&wire::Closed { closed: true }))
 }
 
 fn told(lease: Lease) -> wire::Session {
-    wire::Session { session: session_id(lease.session), ttl_ms: lease.ttl.0, expires_in_ms: lease.left.0 }
+    beat(Heartbeat { lease, receipts: None, unreached: Vec::new() })
+}
+
+fn beat(heartbeat: Heartbeat) -> wire::Session {
+    let Heartbeat { lease, receipts, unreached } = heartbeat;
+    wire::Session {
+        session: session_id(lease.session),
+        ttl_ms: lease.ttl.0,
+        expires_in_ms: lease.left.0,
+        receipts,
+        unreached_shards: unreached.into_iter().map(|shard| shard.0).collect(),
+    }
 }

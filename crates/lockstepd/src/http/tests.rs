@@ -160,7 +160,7 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
         ("/queue/push", "{}", 400, "bad_request", "payload"),
         ("/queue/push", r#"{"payload":1,"messages":[]}"#, 400, "bad_request", "messages"),
         ("/queue/push", r#"{"messages":[]}"#, 400, "bad_request", "messages"),
-        ("/queue/push", r#"{"messages":[{"payload":1,"colour":2}]}"#, 400, "bad_request", "messages[0]"),
+        ("/queue/push", r#"{"messages":[{"payload":1}],"colour":2}"#, 400, "bad_request", "colour"),
         ("/queue/push", r#"{"payload":1,"queue":""}"#, 400, "bad_request", "queue"),
         ("/queue/push", r#"{"payload":1,"key":""}"#, 400, "bad_request", "key"),
         ("/queue/push", r#"{"payload":1,"delay_ms":-5}"#, 400, "bad_request", "delay_ms"),
@@ -234,6 +234,35 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     assert_refused("GET", "/lock/audit?limit=1001", "", 400, "bad_request", "limit").await;
     assert_refused("GET", "/lock/watch", "", 400, "bad_request", "name").await;
     assert_refused("GET", "/lock/watch?name=n&after=soon", "", 400, "bad_request", "").await;
+}
+
+#[tokio::test]
+async fn each_bad_message_of_a_batch_is_an_error_of_its_own() {
+    let big = format!(r#"{{"payload":"{}"}}"#, "x".repeat(1025));
+    let long_key = format!(r#"{{"payload":1,"key":"{}"}}"#, "x".repeat(513));
+    let cases = [
+        (&*big, "payload_too_large", "1024"),
+        (&*long_key, "bad_request", "key"),
+        (r#"{"payload":1,"colour":2}"#, "bad_request", "colour"),
+        (r#"{"payload":1,"delay_ms":-1}"#, "bad_request", "delay_ms"),
+        (r#"{"payload":1,"priority":10}"#, "bad_request", "priority"),
+        (r#"{"key":"k"}"#, "bad_request", "payload"),
+        ("7", "bad_request", "struct"),
+        (r#"{"payload":"good"}"#, "no_leader", "leader"),
+    ];
+    let messages: Vec<&str> = cases.iter().map(|(message, ..)| *message).collect();
+    let (status, answer) =
+        ask("POST", "/queue/push", &format!(r#"{{"messages":[{}]}}"#, messages.join(","))).await;
+    assert_eq!(status, 200, "{answer}");
+    for ((message, code, names), result) in cases.iter().zip(answer["results"].as_array().unwrap()) {
+        assert_eq!(result["error"]["code"], *code, "{message}: {result}");
+        assert!(result["error"]["message"].as_str().unwrap().contains(names), "{message}: {result}");
+    }
+    let (status, answer) = ask("POST", "/queue/ack", r#"{"receipts":["nonsense",""]}"#).await;
+    assert_eq!(status, 200, "{answer}");
+    for nth in [0, 1] {
+        assert_eq!(answer["results"][nth]["error"]["code"], "bad_receipt", "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ impl Router {
                 Said::Failed(Failure::Unknown) => {
                     maybe_done |= ask.what.changes();
                     // Looking first would miss that it was done: the log knows.
-                    if let What::Take(_, command) = ask.what {
+                    if let What::Take(_, command) | What::Keep(_, command) = ask.what {
                         ask.what = What::Execute(command);
                     }
                     self.guess(shard, None);
@@ -207,6 +207,7 @@ pub(super) async fn serve_here(replica: &Arc<Replica>, what: &What) -> Said {
     let said = match what {
         What::Execute(command) => replica.execute(command.clone()).await.map(Said::Executed),
         What::Take(queue, command) => replica.take(queue, command.clone()).await.map(Said::Taken),
+        What::Keep(sessions, command) => replica.keep(sessions, command.clone()).await.map(Said::Taken),
         What::Query(query) => replica.query(query).await.map(Said::Answer),
         What::AwaitTicket(ticket, ms) => {
             replica.await_ticket(*ticket, Duration::from_millis(*ms)).await.map(Said::Outcome)
@@ -214,9 +215,13 @@ pub(super) async fn serve_here(replica: &Arc<Replica>, what: &What) -> Said {
         What::AwaitQueue(queue, ms) => {
             replica.await_queue(queue, Duration::from_millis(*ms)).await.map(Said::Deliverable)
         }
+        What::Rates(queue) => replica.rates(queue).map(Said::Rates),
         What::Peek(queue, max) => replica.peek(queue, *max).await.map(|told| Said::Taken(Some(told))),
         What::AwaitLetter(to, seq, ms) => {
             replica.await_letter(*to, *seq, Duration::from_millis(*ms)).await.map(Said::Carried)
+        }
+        What::AwaitEnd(session, ms) => {
+            replica.await_end(*session, Duration::from_millis(*ms)).await.map(Said::Carried)
         }
     };
     said.unwrap_or_else(Said::Failed)
@@ -224,16 +229,22 @@ pub(super) async fn serve_here(replica: &Arc<Replica>, what: &What) -> Said {
 
 impl What {
     fn changes(&self) -> bool {
-        matches!(self, Self::Execute(_) | Self::Take(..))
+        matches!(self, Self::Execute(_) | Self::Take(..) | Self::Keep(..))
     }
 
     /// How long the leader may sleep over it.
     fn sleeps(&self) -> Duration {
         match self {
-            Self::AwaitTicket(_, ms) | Self::AwaitQueue(_, ms) | Self::AwaitLetter(_, _, ms) => {
-                Duration::from_millis(*ms)
-            }
-            Self::Execute(_) | Self::Take(..) | Self::Query(_) | Self::Peek(..) => Duration::ZERO,
+            Self::AwaitTicket(_, ms)
+            | Self::AwaitQueue(_, ms)
+            | Self::AwaitLetter(_, _, ms)
+            | Self::AwaitEnd(_, ms) => Duration::from_millis(*ms),
+            Self::Execute(_)
+            | Self::Take(..)
+            | Self::Keep(..)
+            | Self::Query(_)
+            | Self::Rates(_)
+            | Self::Peek(..) => Duration::ZERO,
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::replica::{Replica, Told};
 
 pub use cluster::{Leader, MemberView, ShardView};
 pub use guards::Claim;
-pub use queues::{Message, Onwards, Page, Stats};
+pub use queues::{Heartbeat, Message, Onwards, Page, Stats};
 pub use watching::{Change, Watch};
 use wire::{Said, What};
 
@@ -128,6 +128,7 @@ pub struct Router {
     draining: watch::Sender<bool>,
     borrowing: queues::Borrowing,
     watches: queues::Watches,
+    enlisted: queues::Enlisted,
     placement: Placement,
     ring: lockstep_core::ring::ShardRing,
     clock: Clock,
@@ -150,6 +151,7 @@ impl Router {
             draining: watch::Sender::new(false),
             borrowing: queues::Borrowing::default(),
             watches: queues::Watches::default(),
+            enlisted: queues::Enlisted::default(),
             ring: lockstep_core::ring::ShardRing::new(u32::try_from(queue_shards).unwrap_or(u32::MAX)),
             placement,
             clock,

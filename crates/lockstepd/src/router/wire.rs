@@ -4,10 +4,11 @@
 
 use bytes::Bytes;
 use lockstep_core::Command;
-use lockstep_core::names::{QueueName, ShardId, Ticket};
+use lockstep_core::names::{QueueName, SessionId, ShardId, Ticket};
 use lockstep_core::query::{Answer, Outcome, Query};
 use serde::{Deserialize, Serialize};
 
+use crate::rates::Rate;
 use crate::replica::{Failure, Told};
 
 const VERSION: u8 = 1;
@@ -28,16 +29,22 @@ pub enum What {
     Execute(Command),
     /// Commit a pop or receive if it would deliver something.
     Take(QueueName, Command),
+    /// Commit a heartbeat of sessions if any of them holds receipts.
+    Keep(Vec<SessionId>, Command),
     /// Read linearizably.
     Query(Query),
     /// Sleep until a ticket is decided, at most so many milliseconds.
     AwaitTicket(Ticket, u64),
     /// Sleep until a queue has something to deliver, at most so many milliseconds.
     AwaitQueue(QueueName, u64),
+    /// How fast a queue moves, as the leader sees it.
+    Rates(QueueName),
     /// Look at what waits in a queue, without taking it.
     Peek(QueueName, u32),
     /// Sleep until another shard has taken a letter of this one, at most so many milliseconds.
     AwaitLetter(ShardId, u64, u64),
+    /// Sleep until every shard knows that a session has ended, at most so many milliseconds.
+    AwaitEnd(SessionId, u64),
 }
 
 /// The answers, each to the question of the same name.
@@ -45,7 +52,7 @@ pub enum What {
 pub enum Said {
     /// To [`What::Execute`].
     Executed(Told),
-    /// To [`What::Take`] and [`What::Peek`].
+    /// To [`What::Take`], [`What::Keep`] and [`What::Peek`].
     Taken(Option<Told>),
     /// To [`What::Query`].
     Answer(Answer),
@@ -53,7 +60,9 @@ pub enum Said {
     Outcome(Outcome),
     /// To [`What::AwaitQueue`].
     Deliverable(u64),
-    /// To [`What::AwaitLetter`].
+    /// To [`What::Rates`].
+    Rates(Rate),
+    /// To [`What::AwaitLetter`] and [`What::AwaitEnd`].
     Carried(bool),
     /// Not served.
     Failed(Failure),

@@ -66,10 +66,11 @@ async fn lines_are_pushed_in_order_and_followed_until_a_signal() {
 async fn a_line_that_cannot_be_pushed_is_named_with_where_to_go_on() {
     let cluster = Cluster::start(3).await;
     let lines = format!("small\n\"{}\"\nlast\n", "x".repeat(2 << 20));
-    let pushed = fed(lockstep(&cluster, &["push", "--lines", "-", "--batch", "1"]), lines).await;
+    let pushed =
+        fed(lockstep(&cluster, &["push", "--lines", "-", "--batch", "2", "--key", "k"]), lines).await;
     let said = String::from_utf8_lossy(&pushed.stderr).into_owned();
     assert_eq!(pushed.status.code(), Some(1), "{said}");
-    for part in ["lines 2 to 2: ", "payload_too_large", "--skip 1"] {
+    for part in ["line 2: ", "payload_too_large", "--skip 2"] {
         assert!(said.contains(part), "no {part} in {said}");
     }
     let popped = cluster.http(1).post("/queue/pop", &json!({})).await.unwrap();

@@ -102,7 +102,7 @@ impl Clients {
     async fn consume(&self) {
         let begun = now();
         let queue = QueueName("q".into());
-        match self.node.router.receive(queue, 2, Some(Millis(4_000)), Millis(200), &ASKED).await {
+        match self.node.router.receive(queue, 2, Some(Millis(4_000)), None, Millis(200), &ASKED).await {
             Ok(messages) => {
                 for message in messages {
                     self.finish(begun, message).await;

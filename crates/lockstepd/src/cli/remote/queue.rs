@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanCount, HumanDuration};
+use indicatif::{HumanBytes, HumanCount, HumanDuration, HumanFloatCount};
 use lockstep_client::Client;
 use serde_json::{Value, json};
 
@@ -36,6 +36,15 @@ pub(in crate::cli) enum Command {
         /// Not delivered before this time has passed
         #[arg(long)]
         delay_ms: Option<u64>,
+        /// Dropped, unless in flight, once this time has passed
+        #[arg(long, conflicts_with = "lines")]
+        ttl_ms: Option<u64>,
+        /// 0 to 9: larger ones first
+        #[arg(long, conflicts_with = "lines")]
+        priority: Option<u8>,
+        /// Pushed once under this id, for five minutes
+        #[arg(long, conflicts_with = "lines")]
+        dedup_id: Option<String>,
         /// Makes asking again harmless
         #[arg(long, conflicts_with = "lines")]
         request_id: Option<String>,
@@ -61,6 +70,9 @@ pub(in crate::cli) enum Command {
         /// How long to wait for one
         #[arg(long)]
         wait_ms: Option<u64>,
+        /// The session whose heartbeats keep them, and whose end returns them; see `lock session open`
+        #[arg(long)]
+        session: Option<String>,
     },
     /// Print messages as they come, and acknowledge what was printed
     Follow {
@@ -71,6 +83,16 @@ pub(in crate::cli) enum Command {
     Ack {
         #[arg(required = true)]
         receipts: Vec<String>,
+        /// Push this in the same atomic step, such as {"queue":"next","payload":1}; as often as needed
+        #[arg(long, value_name = "JSON")]
+        push: Vec<String>,
+    },
+    /// Keep received messages away from others for so long from now on
+    Extend {
+        #[arg(required = true)]
+        receipts: Vec<String>,
+        #[arg(long, default_value_t = 30_000)]
+        visibility_ms: u64,
     },
     /// Not done: put a received message back in its place
     Nack {
@@ -165,20 +187,35 @@ impl Ask for Command {
 
     fn request(&self) -> Result<Request, Failure> {
         Ok(match self {
-            Self::Push { payload, key, queue, delay_ms, request_id, .. } => Request::post(
-                "/queue/push",
-                json!({"key": key, "queue": queue, "delay_ms": delay_ms, "request_id": request_id}),
-            )
+            Self::Push { payload, key, queue, delay_ms, ttl_ms, priority, dedup_id, request_id, .. } => {
+                Request::post(
+                    "/queue/push",
+                    json!({
+                        "key": key, "queue": queue, "delay_ms": delay_ms, "ttl_ms": ttl_ms,
+                        "priority": priority, "dedup_id": dedup_id, "request_id": request_id,
+                    }),
+                )
+            }
             .with("payload", value(payload.as_deref().unwrap_or_default())?),
             Self::Pop { queue, wait_ms } => {
                 Request::post("/queue/pop", json!({"queue": queue, "wait_ms": wait_ms}))
             }
             Self::Follow { .. } => return Err(Failure::new("more than one request")),
-            Self::Receive { queue, max, visibility_ms, wait_ms } => Request::post(
+            Self::Receive { queue, max, visibility_ms, wait_ms, session } => Request::post(
                 "/queue/receive",
-                json!({"queue": queue, "max": max, "visibility_ms": visibility_ms, "wait_ms": wait_ms}),
+                json!({
+                    "queue": queue, "max": max, "visibility_ms": visibility_ms, "wait_ms": wait_ms,
+                    "session": session,
+                }),
             ),
-            Self::Ack { receipts } => Request::post("/queue/ack", json!({"receipts": receipts})),
+            Self::Ack { receipts, push } => {
+                let push = push.iter().map(|text| onward(text)).collect::<Result<Vec<_>, _>>()?;
+                let push = (!push.is_empty()).then_some(push);
+                Request::post("/queue/ack", json!({"receipts": receipts, "push": push}))
+            }
+            Self::Extend { receipts, visibility_ms } => {
+                Request::post("/queue/extend", json!({"receipts": receipts, "visibility_ms": visibility_ms}))
+            }
             Self::Nack { receipt, delay_ms, failed } => Request::post(
                 "/queue/nack",
                 json!({"receipt": receipt, "delay_ms": delay_ms, "failed": failed}),
@@ -225,7 +262,8 @@ impl Ask for Command {
             Self::Pop { .. } if answer["message"].is_null() => Err(Failure::new("the queue is empty")),
             Self::Pop { .. } => Ok(plain(&answer["message"]["payload"])),
             Self::Receive { .. } => received(answer),
-            Self::Ack { receipts } => acknowledged(receipts, answer),
+            Self::Ack { receipts, .. } => settled(receipts, answer, "acknowledged"),
+            Self::Extend { receipts, .. } => settled(receipts, answer, "extended"),
             Self::Nack { .. } => Ok("back in its place".to_owned()),
             Self::Stats { .. } | Self::Configure { .. } => Ok(fields(answer)),
             Self::Peek { .. } => Ok(waiting(answer)),
@@ -259,13 +297,17 @@ fn waiting(answer: &Value) -> String {
     if rows.is_empty() { "nothing waits".into() } else { table(&["ID", "ATTEMPTS", "KEY", "PAYLOAD"], &rows) }
 }
 
-fn acknowledged(receipts: &[String], answer: &Value) -> Result<String, Failure> {
+fn onward(text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|error| Failure::usage(format_args!("--push {text}: {error}")))
+}
+
+fn settled(receipts: &[String], answer: &Value, done: &str) -> Result<String, Failure> {
     let results = receipts.iter().zip(list(answer, "results"));
     let refused: Vec<String> = results
         .filter(|(_, result)| !result["error"].is_null())
         .map(|(receipt, result)| format!("{receipt}: {}", plain(&result["error"]["message"])))
         .collect();
-    if refused.is_empty() { Ok("acknowledged".to_owned()) } else { Err(Failure::new(refused.join("\n"))) }
+    if refused.is_empty() { Ok(done.to_owned()) } else { Err(Failure::new(refused.join("\n"))) }
 }
 
 fn queue_name(queue: &Value) -> String {
@@ -277,6 +319,10 @@ fn fields(answer: &Value) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for (name, field) in answer.as_object().into_iter().flatten() {
         match field.as_object() {
+            // They say themselves what they are.
+            Some(rates) if name == "rates" => {
+                rows.extend(rates.iter().map(|(of, rate)| vec![label(of), rate_of(rate)]));
+            }
             Some(inner) => rows.extend(
                 inner
                     .iter()
@@ -290,6 +336,12 @@ fn fields(answer: &Value) -> String {
 
 fn label(name: &str) -> String {
     name.trim_end_matches("_ms").replace('_', " ")
+}
+
+fn rate_of(rate: &Value) -> String {
+    let rate = rate.as_f64().unwrap_or_default();
+    let tenths = if rate.fract().abs() < 0.05 { 0 } else { 1 };
+    HumanFloatCount(format!("{rate:.tenths$}").parse().unwrap_or(rate)).to_string()
 }
 
 fn readable(name: &str, field: &Value) -> String {
@@ -317,6 +369,9 @@ mod tests {
             key: None,
             queue: None,
             delay_ms: None,
+            ttl_ms: None,
+            priority: None,
+            dedup_id: None,
             request_id: None,
         };
         let Request::Post(_, body) = push.request().unwrap() else { panic!("a POST") };
@@ -332,6 +387,9 @@ mod tests {
             assert!(shown.contains(part), "{shown}");
         }
         assert!(fields(&json!({"oldest_age_ms": null})).contains('-'));
+        let rates = fields(&json!({"rates": {"pushed_per_second": 1234.5, "acked_per_second": 0.0}}));
+        assert!(rates.contains("pushed per second  1,234.5"), "{rates}");
+        assert!(rates.contains("acked per second   0"), "{rates}");
     }
 
     #[test]
@@ -339,7 +397,7 @@ mod tests {
         let pop = Command::Pop { queue: None, wait_ms: None };
         assert!(pop.show(&json!({"message": null})).is_err());
         assert_eq!(pop.show(&json!({"message": {"payload": "x"}})).unwrap(), "x");
-        let ack = Command::Ack { receipts: vec!["a".into(), "b".into()] };
+        let ack = Command::Ack { receipts: vec!["a".into(), "b".into()], push: Vec::new() };
         let answer = json!({"results": [{}, {"error": {"code": "stale_receipt", "message": "Too late."}}]});
         assert_eq!(ack.show(&answer).unwrap_err().message, "b: Too late.");
     }

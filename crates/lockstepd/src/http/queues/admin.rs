@@ -14,6 +14,7 @@ use super::super::names::{name, within};
 use super::super::{Shared, receipt, reply};
 use super::payload;
 use crate::clock::unix_millis;
+use crate::rates::Rate;
 use crate::router::Page;
 
 pub(in super::super) async fn configure(
@@ -70,6 +71,7 @@ pub(in super::super) async fn stats(
         blocked: view.blocked,
         bytes: view.bytes,
         oldest_age_ms: view.oldest_enqueued_at.map(|at| unix_millis().saturating_sub(at)),
+        rates: rates(stats.rate),
         totals: totals(view.totals),
         config: configuration(&queue_name, &stats.config.unwrap_or_default()),
     }))
@@ -162,7 +164,28 @@ fn configuration(queue: &QueueName, config: &QueueConfig) -> wire::Configuration
     }
 }
 
+/// To a tenth: more would pretend.
+fn rates(rate: Rate) -> wire::Rates {
+    let tenth = |rate: f64| (rate * 10.0).round() / 10.0;
+    wire::Rates {
+        pushed_per_second: tenth(rate.pushed),
+        delivered_per_second: tenth(rate.delivered),
+        acked_per_second: tenth(rate.acked),
+    }
+}
+
 fn totals(totals: Totals) -> wire::Totals {
-    let Totals { pushed, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out } = totals;
-    wire::Totals { pushed, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out }
+    let Totals { pushed, deliveries, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out } =
+        totals;
+    wire::Totals {
+        pushed,
+        deliveries,
+        delivered,
+        expired,
+        purged,
+        dead_lettered,
+        redriven,
+        dead_in,
+        dead_out,
+    }
 }

@@ -1,6 +1,7 @@
 //! The routes of queues that producers and consumers use.
 
 mod admin;
+mod batch;
 
 use std::sync::Arc;
 
@@ -12,32 +13,37 @@ use lockstep_core::names::{MessageKey, QueueName, Receipt, ShardId};
 use lockstep_core::queue::PRIORITY_MAX;
 use serde_json::value::RawValue;
 
-use super::body::{Json, Query, asked};
+use super::body::{Json, Query, Raw, asked};
 use super::error::Fault;
 use super::limits::{BATCH_MAX, DELAY_MS_MAX, TTL_MS_MAX, WAIT_MS_MAX};
-use super::names::{guard, name, within};
+use super::names::{guard, name, session, within};
 use super::receipt;
 use super::{Gate, Shared, reply};
 use crate::clock::unix_millis;
 use crate::router::{Error, Message};
 
+use batch::Batch;
+
 pub(super) use admin::{configure, list, peek, purge, redrive, resume, stats};
 
-pub(super) async fn push(State(gate): Shared, body: Json<wire::Push>) -> Result<Response, Fault> {
-    let fingerprint = body.fingerprint;
-    let asked = asked(&gate, body.value.request_id.clone(), fingerprint)?;
-    let asked = asked.guarded(guard(body.value.guard.clone())?);
-    let queue = body.value.queue.clone().unwrap_or_else(|| "default".into());
+pub(super) async fn push(State(gate): Shared, body: Raw) -> Result<Response, Fault> {
+    let Batch { queue, guard: claim, request_id, single, messages } = Batch::read(&body.bytes)?;
+    let asked = asked(&gate, request_id, body.fingerprint)?.guarded(guard(claim)?);
     let queue_name = QueueName(name("queue", &queue)?);
-    let single = body.value.messages.is_none();
-    let messages = messages(body.value)?;
     within("The number of messages", messages.len() as u64, 1, BATCH_MAX as u64)?;
     let now = unix_millis();
-    let messages: Result<Vec<_>, _> =
-        messages.into_iter().map(|message| new_message(&gate, message, now)).collect();
-    let results = gate.api()?.router.push(queue_name, messages?, &asked).await;
+    // A message that makes no sense is its own fault, and keeps no other one from being pushed.
+    let (mut good, mut results) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+    for message in messages {
+        results.push(
+            message.and_then(|message| new_message(&gate, message, now)).map(|message| good.push(message)),
+        );
+    }
+    let pushed = gate.api()?.router.push(queue_name, good, &asked).await;
+    let mut pushed = pushed.into_iter();
     let mut results = results.into_iter().map(|result| {
-        let (shard, placed) = result.map_err(Fault::from)?;
+        result?;
+        let (shard, placed) = pushed.next().unwrap_or(Err(Error::OutcomeUnknown))?;
         Ok(wire::Pushed {
             id: receipt::message_id(shard, placed.id),
             queue: queue.clone(),
@@ -70,13 +76,22 @@ async fn pop(gate: &Arc<Gate>, pop: wire::Pop, fingerprint: u64) -> Result<Respo
 }
 
 pub(super) async fn receive(State(gate): Shared, body: Json<wire::Receive>) -> Result<Response, Fault> {
-    let wire::Receive { queue, max, visibility_ms, wait_ms, guard: claim, request_id } = body.value;
+    let wire::Receive {
+        queue,
+        max,
+        visibility_ms,
+        wait_ms,
+        session: within_session,
+        guard: claim,
+        request_id,
+    } = body.value;
     let asked = asked(&gate, request_id, body.fingerprint)?.guarded(guard(claim)?);
     within("max", max.into(), 1, BATCH_MAX as u64)?;
     let visibility = visibility_ms.map(|ms| within("visibility_ms", ms, 1, TTL_MS_MAX)).transpose()?;
     let wait = within("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
+    let session = within_session.as_deref().map(session).transpose()?;
     let queue_name = QueueName(name("queue", &queue)?);
-    let taken = gate.api()?.router.receive(queue_name, max, visibility, wait, &asked).await?;
+    let taken = gate.api()?.router.receive(queue_name, max, visibility, session, wait, &asked).await?;
     let messages: Result<_, _> = taken.into_iter().map(|taken| message(&queue, taken)).collect();
     Ok(reply(&wire::Received { messages: messages? }))
 }
@@ -187,29 +202,6 @@ impl Receipts {
             return Ok(reply(&one?));
         }
         Ok(reply(&batch(results)))
-    }
-}
-
-/// The messages of a push, whichever of its two forms it has.
-fn messages(push: wire::Push) -> Result<Vec<wire::NewMessage>, Fault> {
-    let wire::Push { payload, key, delay_ms, ttl_ms, priority, dedup_id, messages, .. } = push;
-    let bare =
-        key.is_none() && delay_ms.is_none() && ttl_ms.is_none() && priority.is_none() && dedup_id.is_none();
-    match (payload, messages) {
-        (Some(payload), None) => Ok(vec![wire::NewMessage {
-            payload,
-            key,
-            delay_ms: delay_ms.unwrap_or(0),
-            ttl_ms,
-            priority: priority.unwrap_or(0),
-            dedup_id,
-        }]),
-        (None, Some(batch)) if bare => Ok(batch),
-        (None, Some(_)) => {
-            Err(Fault::bad("key, delay_ms, ttl_ms, priority and dedup_id belong inside each of messages."))
-        }
-        (Some(_), Some(_)) => Err(Fault::bad("Send payload for one message, or messages; not both.")),
-        (None, None) => Err(Fault::bad("payload is missing: any JSON.")),
     }
 }
 

@@ -278,7 +278,7 @@ impl RaftLog {
 
 /// Whether applying it stores something large.
 fn brings_bodies(op: &Op) -> bool {
-    matches!(op, Op::Queue(QueueOp::Push { .. }))
+    matches!(op, Op::Queue(QueueOp::Push { .. } | QueueOp::AckPush { .. }))
 }
 
 #[async_trait]

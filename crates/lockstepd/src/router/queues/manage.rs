@@ -14,6 +14,7 @@ use lockstep_core::{Op, Reply};
 use super::super::wire::{Said, What};
 use super::super::{Asked, Error, Router};
 use super::Message;
+use crate::rates::Rate;
 
 /// Messages that one step of a purge or a redrive takes.
 const STEP: u32 = 1_000;
@@ -30,10 +31,12 @@ pub struct Page {
 }
 
 /// A queue over all its shards.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
     /// The counts of all shards added up.
     pub view: QueueView,
+    /// How fast messages came and went of late.
+    pub rate: Rate,
     /// What the queue's behaviour is, where it was ever configured.
     pub config: Option<QueueConfig>,
 }
@@ -110,11 +113,29 @@ impl Router {
             let (_, view) = view?;
             add(&mut sum, &view);
         }
+        let rate = self.rates(&queue, timeout).await?;
         let configs = match self.query(ShardId::COORDINATION, Query::Config { queue }, timeout).await? {
             Answer::Configs(configs) => configs,
             _ => Vec::new(),
         };
-        Ok(Stats { view: sum, config: configs.into_iter().next().map(|(_, _, config)| config) })
+        Ok(Stats { view: sum, rate, config: configs.into_iter().next().map(|(_, _, config)| config) })
+    }
+
+    async fn rates(&self, queue: &QueueName, timeout: Duration) -> Result<Rate, Error> {
+        let deadline = self.deadline(timeout);
+        let asks = self
+            .queue_shards()
+            .into_iter()
+            .map(|shard| self.ask(shard, What::Rates(queue.clone()), deadline));
+        let mut sum = Rate::default();
+        for said in join_all(asks).await {
+            if let Said::Rates(Rate { pushed, delivered, acked }) = said? {
+                sum.pushed += pushed;
+                sum.delivered += delivered;
+                sum.acked += acked;
+            }
+        }
+        Ok(sum)
     }
 
     /// The names of queues, in order.
@@ -250,7 +271,7 @@ impl Router {
 }
 
 fn add(sum: &mut QueueView, view: &QueueView) {
-    let Totals { pushed, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out } =
+    let Totals { pushed, deliveries, delivered, expired, purged, dead_lettered, redriven, dead_in, dead_out } =
         view.totals;
     sum.ready += view.ready;
     sum.deliverable += view.deliverable;
@@ -270,6 +291,7 @@ fn add(sum: &mut QueueView, view: &QueueView) {
     sum.used.messages += view.used.messages;
     sum.used.bytes += view.used.bytes;
     sum.totals.pushed += pushed;
+    sum.totals.deliveries += deliveries;
     sum.totals.delivered += delivered;
     sum.totals.expired += expired;
     sum.totals.purged += purged;

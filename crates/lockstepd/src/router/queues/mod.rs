@@ -5,6 +5,7 @@
 mod borrow;
 mod carry;
 mod manage;
+mod sessions;
 mod settle;
 mod take;
 mod watch;
@@ -22,6 +23,8 @@ use super::{Asked, Error, Router};
 
 pub(super) use borrow::Borrowing;
 pub use manage::{Page, Stats};
+pub(super) use sessions::Enlisted;
+pub use sessions::Heartbeat;
 pub use settle::Onwards;
 pub(super) use watch::Watches;
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use lockstep_core::command::QueueOp;
+use lockstep_core::command::{InSession, QueueOp};
 use lockstep_core::dedup::delivered;
 use lockstep_core::guards::Guard;
-use lockstep_core::names::{QueueName, ShardId};
+use lockstep_core::names::{QueueName, SessionId, ShardId};
 use lockstep_core::query::{Answer, Query};
 use lockstep_core::{Millis, Op, Refusal, Reply};
 use tokio::sync::oneshot;
@@ -22,6 +22,7 @@ use super::super::attempt::Request;
 use super::super::wire::{Said, What};
 use super::super::{Asked, Error, Router};
 use super::Message;
+use super::sessions::session_of;
 
 /// How long a shard without a leader keeps a consumer from looking at the others.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -49,16 +50,19 @@ impl Router {
     }
 
     /// Delivers up to `max` messages. Empty: every shard proved empty. Without a `visibility` the
-    /// queue's own holds.
+    /// queue's own holds. In a session each of its heartbeats extends the receipts, and its end returns
+    /// the messages.
     pub async fn receive(
         self: &Arc<Self>,
         queue: QueueName,
         max: u32,
         visibility: Option<Millis>,
+        session: Option<SessionId>,
         wait: Millis,
         asked: &Asked,
     ) -> Result<Vec<Message>, Error> {
-        let op = QueueOp::Receive { queue: queue.clone(), max, visibility };
+        let session = session.map(|session| InSession { session, proven: false });
+        let op = QueueOp::Receive { queue: queue.clone(), max, visibility, session };
         self.deliver(Want { queue, op, asked: asked.clone() }, wait).await
     }
 
@@ -93,6 +97,11 @@ impl Router {
         };
         if let Some(taken) = now {
             return Ok(taken);
+        }
+        // Shards that have nothing do not look at the session.
+        let session = session_of(&want.op);
+        if let Some(session) = session {
+            self.check_session(session, want.asked.timeout).await?;
         }
         // Each shard has proved empty within this call. From now on a hint is enough to look again.
         loop {
@@ -165,7 +174,8 @@ impl Router {
             let nth = id.fingerprint % shards.len().max(1) as u64;
             shards.rotate_left(usize::try_from(nth).unwrap_or(0));
             for shard in shards {
-                let told = self.run(shard, Op::Queue(want.op.clone()), &want.asked).await?;
+                let run = |op| self.run(shard, Op::Queue(op), &want.asked);
+                let told = self.in_session(shard, &want.op, left, run).await?;
                 if let Some(taken) = taken(shard, &told.reply, told.bodies) {
                     return Ok(Some(taken));
                 }
@@ -186,8 +196,21 @@ impl Router {
             return Err(Error::Draining);
         }
         let request = self.request(shard, &want.asked);
+        self.in_session(shard, &want.op, want.asked.timeout, |op| {
+            self.take_guarded(shard, Want { op, ..want.clone() }, &request, deadline)
+        })
+        .await
+    }
+
+    async fn take_guarded(
+        &self,
+        shard: ShardId,
+        want: Want,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Option<Vec<Message>>, Error> {
         self.guarded(want.asked.guard.as_ref(), want.asked.timeout, |guard| {
-            self.take_under(shard, want, &request, deadline, guard)
+            self.take_under(shard, &want, request, deadline, guard)
         })
         .await
     }
