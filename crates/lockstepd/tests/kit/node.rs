@@ -97,6 +97,11 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
+    /// The id of its process. Panics if it has none.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap_or_else(|| panic!("node {} does not run", self.id)).id()
+    }
+
     /// Asks it over HTTP.
     pub fn http(&self) -> Http {
         Http { port: self.http, patience: Duration::from_secs(20) }

@@ -176,6 +176,15 @@ async fn a_disk_that_fills_up_refuses_pushes_loses_nothing_and_recovers() {
     let single = json!({"payload": "one more", "key": "key 0"});
     let answer = cluster.http(3).post("/queue/push", &single).await.unwrap();
     assert_eq!((answer.status, answer.code()), (429, "storage_full"), "{}", answer.text);
+    // Acknowledging and pushing in one step is refused as a whole: the receipt is still good for the one alone.
+    let received = cluster.http(2).post("/queue/receive", &json!({"visibility_ms": 60_000})).await.unwrap();
+    let held = received.json["messages"][0].clone();
+    let both = json!({"receipt": held["receipt"], "push": [{"payload": "one more"}]});
+    let answer = cluster.http(3).post("/queue/ack", &both).await.unwrap();
+    assert_eq!((answer.status, answer.code()), (429, "storage_full"), "{}", answer.text);
+    let answer = cluster.http(1).post("/queue/ack", &json!({"receipt": held["receipt"]})).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    waiting.retain(|number| *number != number_of(&held["payload"]));
     // Everything else goes on: locks, receives, acknowledgements.
     let lock = cluster.http(1).post("/lock/acquire", &json!({"name": "l", "owner": "o"})).await.unwrap();
     assert_eq!(lock.status, 200, "{}", lock.text);
