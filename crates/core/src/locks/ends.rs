@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{SessionId, ShardId};
 
+/// Ends that may wait for one shard: while there are as many, no session begins to receive from it
+/// ([`crate::Refusal::TooManySessions`]).
+pub const UNTOLD_MAX: usize = 1_000_000;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ends {
     untold: BTreeMap<ShardId, BTreeSet<SessionId>>,
@@ -26,6 +30,11 @@ impl Ends {
     /// The first that a shard is to be told, at most `max`.
     pub(super) fn untold(&self, shard: ShardId, max: usize) -> Vec<SessionId> {
         self.untold.get(&shard).into_iter().flatten().take(max).copied().collect()
+    }
+
+    /// Whether a shard that cannot be told leaves room for no more.
+    pub(super) fn is_full(&self, shard: ShardId) -> bool {
+        self.untold.get(&shard).is_some_and(|untold| untold.len() >= UNTOLD_MAX)
     }
 
     /// The shard knows of these.

@@ -27,6 +27,7 @@ use crate::names::{LockName, Origin, Owner, SessionId, ShardId, Ticket, Token};
 use crate::query::{EventKind, Outcome};
 use crate::stamp::Millis;
 
+pub use ends::UNTOLD_MAX;
 pub use history::{AUDIT_MAX, HISTORY_MAX};
 
 /// How many locks one request may take together.

@@ -58,6 +58,9 @@ impl Locks {
         let Some(session) = self.sessions.get_mut(&id) else {
             return Reply::Refused(Refusal::SessionExpired);
         };
+        if self.ends.is_full(shard) {
+            return Reply::Refused(Refusal::TooManySessions);
+        }
         session.shards.insert(shard);
         self.session(id, now).map_or(Reply::Refused(Refusal::SessionExpired), Reply::Enlisted)
     }

@@ -280,9 +280,8 @@ impl Ask for Command {
 }
 
 fn received(answer: &Value) -> Result<String, Failure> {
-    let row = |message: &Value| {
-        ["receipt", "attempts", "key", "payload"].map(|name| plain(&message[name])).to_vec()
-    };
+    let row =
+        |message: &Value| ["receipt", "attempts", "key", "payload"].map(|name| cell(message, name)).to_vec();
     let rows: Vec<Vec<String>> = list(answer, "messages").map(row).collect();
     if rows.is_empty() {
         return Err(Failure::new("the queue is empty"));
@@ -290,9 +289,16 @@ fn received(answer: &Value) -> Result<String, Failure> {
     Ok(table(&["RECEIPT", "ATTEMPTS", "KEY", "PAYLOAD"], &rows))
 }
 
+/// A message without a key shows none; a payload may well be `null`.
+fn cell(message: &Value, name: &str) -> String {
+    match &message[name] {
+        Value::Null if name == "key" => "-".to_owned(),
+        field => plain(field),
+    }
+}
+
 fn waiting(answer: &Value) -> String {
-    let row =
-        |message: &Value| ["id", "attempts", "key", "payload"].map(|name| plain(&message[name])).to_vec();
+    let row = |message: &Value| ["id", "attempts", "key", "payload"].map(|name| cell(message, name)).to_vec();
     let rows: Vec<Vec<String>> = list(answer, "messages").map(row).collect();
     if rows.is_empty() { "nothing waits".into() } else { table(&["ID", "ATTEMPTS", "KEY", "PAYLOAD"], &rows) }
 }
@@ -314,10 +320,17 @@ fn queue_name(queue: &Value) -> String {
     plain(queue.get("queue").or_else(|| queue.get("name")).unwrap_or(queue))
 }
 
+/// What people look for first.
+const FIRST: [&str; 9] =
+    ["queue", "ready", "in_flight", "delayed", "dead", "parked_keys", "blocked", "oldest_age_ms", "rates"];
+
 /// One line for each field, in units that people read.
 fn fields(answer: &Value) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for (name, field) in answer.as_object().into_iter().flatten() {
+    let mut fields: Vec<_> = answer.as_object().into_iter().flatten().collect();
+    let rank = |name: &str| FIRST.iter().position(|first| *first == name).unwrap_or(FIRST.len());
+    fields.sort_by_key(|(name, field)| (field.is_object() && *name != "rates", rank(name)));
+    for (name, field) in fields {
         match field.as_object() {
             // They say themselves what they are.
             Some(rates) if name == "rates" => {
