@@ -144,12 +144,12 @@ pub struct Holder {
     pub session: Option<SessionId>,
 }
 
-/// Which try of a waiting request this is. A cancel for an older attempt does nothing.
+/// Which caller of a request hangs on: a request that is asked again has several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// The process at which the caller hangs on. Its end cancels the ticket.
     pub origin: Origin,
-    /// Counted by that process over all its requests, so a later try has a larger number.
+    /// Counted by that process over all its requests.
     pub number: u64,
 }
 
@@ -261,10 +261,10 @@ pub enum LockOp {
         /// Wall-clock time of the request, unix milliseconds: shown to people, decides nothing.
         asked_at: u64,
     },
-    /// The caller of a waiting acquire or upgrade is gone: leave the queue, or give an undelivered
-    /// grant back.
+    /// A caller of an acquire or upgrade is gone: if nobody else may hear of it, leave the queue, or
+    /// give the grant back.
     Cancel {
-        /// The place in its queue.
+        /// The place in its queue, or what the grant said.
         ticket: Ticket,
         /// The try whose caller is gone.
         attempt: Attempt,
@@ -367,7 +367,7 @@ pub enum Reply {
         /// How many.
         returned: u32,
     },
-    /// The ticket is gone, or was not this attempt's.
+    /// That caller counts no longer.
     Cancelled,
     /// To [`LockOp::Check`].
     Checked(Standing),
@@ -490,7 +490,7 @@ pub struct Grant {
     pub ttl: Millis,
     /// What is left of it at the reply's log time.
     pub left: Millis,
-    /// The ticket under which it waited, if it did: what a cancel names.
+    /// What a cancel names, as long as nothing has shown that the holder knows of the grant.
     pub ticket: Option<Ticket>,
 }
 

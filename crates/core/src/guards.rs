@@ -60,18 +60,21 @@ impl Marks {
     /// [`Refusal::GuardUnproven`] where nothing is remembered of so old a token: ask again with a
     /// [`Proof::Held`].
     pub fn check(&mut self, guard: &Guard) -> Result<(), Refusal> {
-        match self.by_lock.get(&guard.lock) {
-            Some(mark) if *mark > guard.token => return Err(Refusal::Fenced { seen: Some(*mark) }),
-            Some(mark) if *mark == guard.token => return Ok(()),
-            None if guard.token <= self.floor && guard.proof == Proof::Issued => {
-                return Err(Refusal::GuardUnproven);
-            }
-            _ => {}
-        }
-        if guard.proof != Proof::HeldPermit {
+        self.look(guard)?;
+        let is_mark = self.by_lock.get(&guard.lock) == Some(&guard.token);
+        if guard.proof != Proof::HeldPermit && !is_mark {
             self.raise(&guard.lock, guard.token);
         }
         Ok(())
+    }
+
+    /// What [`Self::check`] would say, without doing anything.
+    pub fn look(&self, guard: &Guard) -> Result<(), Refusal> {
+        match self.by_lock.get(&guard.lock) {
+            Some(mark) if *mark > guard.token => Err(Refusal::Fenced { seen: Some(*mark) }),
+            None if guard.token <= self.floor && guard.proof == Proof::Issued => Err(Refusal::GuardUnproven),
+            _ => Ok(()),
+        }
     }
 
     fn raise(&mut self, lock: &LockName, token: Token) {

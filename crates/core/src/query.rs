@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Delivered, Holder, Lease, Member, Mode, Refusal, Room, Standing};
+use crate::guards::Guard;
 use crate::names::{LockName, Owner, QueueName, SessionId, Ticket, Token};
 use crate::queue::{QueueConfig, Totals};
 use crate::stamp::Millis;
@@ -78,6 +79,11 @@ pub enum Query {
         /// The client's id.
         request: Arc<str>,
     },
+    /// Whether work under a guard would be done: for work that turns out to have nothing to do.
+    Guard {
+        /// With what the coordination shard said of its token.
+        guard: Guard,
+    },
     /// What waits in a queue, without taking it.
     Peek {
         /// The queue.
@@ -126,6 +132,8 @@ pub enum Answer {
         /// Whether an answer under this id is remembered.
         known: bool,
     },
+    /// To [`Query::Guard`]: it would be done, and nothing was. Otherwise [`Self::Refused`] says why.
+    Unfenced,
     /// To [`Query::Configs`] and [`Query::Config`]: name, version, configuration.
     Configs(Vec<(QueueName, u64, QueueConfig)>),
     /// To [`Query::Members`].
@@ -137,7 +145,7 @@ pub enum Answer {
     },
     /// To [`Query::Namespaces`].
     Namespaces(crate::cache::space::Spaces),
-    /// The question is meant for another kind of shard.
+    /// The question is meant for another kind of shard, or its answer is a refusal.
     Refused(Refusal),
 }
 

@@ -230,6 +230,9 @@ impl Shard {
                 deliverable: self.queues.deliverable(queue),
                 known: self.memos.remembers(request),
             },
+            Query::Guard { guard } => {
+                self.marks.look(guard).map_or_else(Answer::Refused, |()| Answer::Unfenced)
+            }
             Query::Config { queue } if coordinates => Answer::Configs(self.configs.one(queue)),
             Query::Configs if coordinates => Answer::Configs(self.configs.all()),
             Query::Configs => Answer::Configs(self.queues.configs()),

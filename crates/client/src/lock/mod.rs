@@ -193,18 +193,25 @@ impl Acquire {
         let _ = send_release(&self.client, body, GIVING_BACK).await;
     }
 
-    /// One request after another until the wait is over: each waits for a minute at most.
+    /// One request after another until the wait is over: each waits for a minute at most. A grant that
+    /// was given back, as the connection broke on which it came, is asked for once more in any case.
     async fn rounds(&self, owner: &str) -> Result<(wire::Acquired, Source), Error> {
         let until = clock::now().saturating_add(self.wait);
+        let mut given_back = false;
         loop {
             let round = until.saturating_sub(clock::now()).min(WAIT_MAX);
             let outcome = self.round(owner, round).await;
+            let over = clock::now() >= until;
             let again = match &outcome {
-                Err(Error::Lost(_)) => true,
-                Err(error) => matches!(error.code(), Some(Code::WaitTimeout | Code::LockLost)),
+                Err(Error::Lost(_)) => !over,
+                Err(error) => match error.code() {
+                    Some(Code::WaitTimeout) => !over,
+                    Some(Code::LockLost) => !over || !std::mem::replace(&mut given_back, true),
+                    _ => false,
+                },
                 Ok(_) => false,
             };
-            if !again || clock::now() >= until {
+            if !again {
                 return outcome;
             }
         }

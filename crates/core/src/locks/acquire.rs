@@ -29,7 +29,7 @@ impl Locks {
         if want.wait == Millis(0) {
             return Reply::Refused(self.busy(ctx.now, want));
         }
-        self.wait(ctx, Waiter { want: want.clone(), upgrade: false, until: ctx.now.plus(want.wait) })
+        self.wait(ctx, Waiter::new(want.clone(), false, ctx.now))
     }
 
     fn unfit(&self, want: &Acquire) -> Option<Refusal> {
@@ -68,7 +68,6 @@ impl Locks {
 
     /// The same token, and a lease anew that is never shorter than what was left.
     fn re_enter(&mut self, ctx: &mut Context<'_>, want: &Acquire, number: u64) -> Reply {
-        self.delivered(number);
         let limit = want.names.first().and_then(|name| self.locks.get(name)).map_or(0, |lock| lock.limit);
         let Some(claim) = self.claims.get_mut(&number) else { return Reply::Refused(Refusal::NotHeld) };
         let all = want.names.iter().all(|name| claim.names.contains(name));
@@ -77,6 +76,10 @@ impl Locks {
         }
         if want.mode == Mode::Permit && limit != want.limit {
             return Reply::Refused(Refusal::LimitMismatch { limit });
+        }
+        // Whether anybody knows of the grant, only its first callers can tell.
+        if let Some(undelivered) = &mut claim.undelivered {
+            undelivered.callers.add(want.attempt);
         }
         if want.metadata.is_some() {
             claim.metadata.clone_from(&want.metadata);
@@ -142,18 +145,22 @@ impl Locks {
         Some(Refusal::Held { owner: ahead.want.holder.owner.clone(), left: ahead.until.since(now) })
     }
 
-    /// This try now stands for the ticket: a cancel of an earlier one does nothing any more.
+    /// One more caller waits behind the ticket: a cancel of an earlier one alone does nothing any more.
     pub(super) fn attach(&mut self, ticket: Ticket, attempt: Attempt) {
         match self.tickets.get_mut(&ticket) {
-            Some(Fate::Waiting(waiter)) => raise(&mut waiter.want.attempt, attempt),
+            Some(Fate::Waiting(waiter)) => waiter.callers.add(attempt),
             Some(Fate::Granted(number)) => {
-                if let Some((_, attached)) =
-                    self.claims.get_mut(number).and_then(|claim| claim.undelivered.as_mut())
-                {
-                    raise(attached, attempt);
-                }
+                let number = *number;
+                self.heard_by(number, attempt);
             }
             Some(Fate::Over(_)) | None => {}
+        }
+    }
+
+    /// One more caller is told of a grant that may be undelivered.
+    pub(super) fn heard_by(&mut self, number: u64, attempt: Attempt) {
+        if let Some(undelivered) = self.claims.get_mut(&number).and_then(|claim| claim.undelivered.as_mut()) {
+            undelivered.callers.add(attempt);
         }
     }
 
@@ -191,12 +198,5 @@ impl Locks {
             self.locks.insert(name.clone(), Lock::default());
         }
         self.locks.get_mut(name).expect("it was just put there")
-    }
-}
-
-/// Tries of one process are counted; a try at another process is a later one.
-fn raise(attached: &mut Attempt, attempt: Attempt) {
-    if attached.origin != attempt.origin || attached.number < attempt.number {
-        *attached = attempt;
     }
 }

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Claim, Hold, Locks, Place, Waiter};
+use super::{Claim, Hold, Locks, Place, Undelivered, Waiter};
 use crate::command::{Acquire, Attempt, Claimant, Mode, Refusal, Reply};
 use crate::context::Context;
-use crate::names::{LockName, Ticket, Token};
+use crate::names::{LockName, Token};
 use crate::query::EventKind;
 use crate::stamp::Millis;
 
@@ -69,12 +69,16 @@ impl Locks {
                 (None, until) => Refusal::LockDelayed { left: until.unwrap_or_default().since(ctx.now) },
             });
         }
-        let until = ctx.now.plus(how.wait);
-        Ok(self.wait(ctx, Waiter { want, upgrade: true, until }))
+        Ok(self.wait(ctx, Waiter::new(want, true, ctx.now)))
     }
 
     /// Makes a shared hold exclusive under a new token; its lease is never shorter than before.
-    pub(super) fn convert(&mut self, ctx: &mut Context<'_>, want: &Acquire, ticket: Option<Ticket>) -> Reply {
+    pub(super) fn convert(
+        &mut self,
+        ctx: &mut Context<'_>,
+        want: &Acquire,
+        waited: Option<Undelivered>,
+    ) -> Reply {
         let Some(name) = want.names.first() else { return Reply::Refused(Refusal::Invalid) };
         let Some((hold, before)) = self.detach(ctx, name, &want.holder) else {
             return Reply::Refused(Refusal::LockLost);
@@ -85,8 +89,8 @@ impl Locks {
             mode: Mode::Exclusive,
             token: Token(number),
             until: before.until.max(ctx.now.plus(before.ttl)),
-            undelivered: ticket.map(|ticket| (ticket, want.attempt)),
-            upgraded_from: ticket.map(|_| hold.token),
+            undelivered: Some(waited.unwrap_or_else(|| Undelivered::at_once(number, want.attempt))),
+            upgraded_from: Some(hold.token),
             ..before
         };
         self.move_to(ctx, name, number, claim)

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Claim, Due, Fate, Hold, Locks, Place, Waiter};
+use super::{Claim, Due, Fate, Hold, Locks, Place, Undelivered, Waiter};
 use crate::command::{Acquire, Effect, Holder, Mode, Refusal, Reply};
 use crate::context::Context;
 use crate::dedup::WINDOW;
@@ -43,7 +43,13 @@ impl Locks {
             })
     }
 
-    pub(super) fn grant(&mut self, ctx: &mut Context<'_>, want: &Acquire, ticket: Option<Ticket>) -> Reply {
+    /// `waited`: the ticket under which it did, and who may still hear of it.
+    pub(super) fn grant(
+        &mut self,
+        ctx: &mut Context<'_>,
+        want: &Acquire,
+        waited: Option<Undelivered>,
+    ) -> Reply {
         let number = ctx.counter.next();
         let mut token = Token(number);
         for name in &want.names {
@@ -67,7 +73,7 @@ impl Locks {
             until: ctx.now.plus(want.ttl),
             delay: want.delay,
             metadata: want.metadata.clone(),
-            undelivered: ticket.map(|ticket| (ticket, want.attempt)),
+            undelivered: Some(waited.unwrap_or_else(|| Undelivered::at_once(number, want.attempt))),
             upgraded_from: None,
         };
         self.install(number, claim);
@@ -82,7 +88,7 @@ impl Locks {
             }
             None => self.due.set(Due::Claim(number), claim.until),
         }
-        if let Some((ticket, _)) = claim.undelivered {
+        if let Some(ticket) = claim.waited(number) {
             self.tickets.insert(ticket, Fate::Granted(number));
         }
         self.people.entry(claim.holder.clone()).or_default().claims += 1;
@@ -94,10 +100,11 @@ impl Locks {
         while let Some(name) = touched.pop_first() {
             while let Some(ticket) = self.next_grantable(&name) {
                 let Some(waiter) = self.take_out(ticket) else { break };
+                let waited = Some(Undelivered { ticket, callers: waiter.callers });
                 if waiter.upgrade {
-                    self.convert(ctx, &waiter.want, Some(ticket));
+                    self.convert(ctx, &waiter.want, waited);
                 } else {
-                    self.grant(ctx, &waiter.want, Some(ticket));
+                    self.grant(ctx, &waiter.want, waited);
                 }
                 ctx.effects.push(Effect::WakeTicket(ticket));
                 touched.extend(waiter.want.names.into_iter().filter(|other| *other != name));

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Claim, Due, Hold, Locks, history};
+use super::callers::Callers;
+use super::{Claim, Due, Fate, Hold, Locks, Undelivered, history};
 use crate::command::{Attempt, Claimant, Effect, Grant, Holder, Mode, Refusal, Reply};
 use crate::context::Context;
 use crate::names::{LockName, Ticket, Token};
@@ -114,21 +115,36 @@ impl Locks {
     /// The caller behind this try is gone.
     pub(super) fn cancel(&mut self, ctx: &mut Context<'_>, ticket: Ticket, attempt: Attempt) -> Reply {
         let mut touched = BTreeSet::new();
-        match self.tickets.get(&ticket) {
-            Some(super::Fate::Waiting(waiter)) if waiter.want.attempt == attempt => {
-                self.leave_queue(ctx, ticket, None, &mut touched);
-            }
-            Some(super::Fate::Granted(number)) => {
-                let number = *number;
-                let claim = self.claims.get(&number);
-                if claim.is_some_and(|claim| claim.undelivered == Some((ticket, attempt))) {
-                    self.give_back(ctx, number, &mut touched);
+        match self.tickets.get_mut(&ticket) {
+            Some(Fate::Waiting(waiter)) => {
+                if waiter.callers.leave(attempt) {
+                    self.leave_queue(ctx, ticket, None, &mut touched);
                 }
             }
-            _ => {}
+            Some(Fate::Granted(number)) => {
+                let number = *number;
+                self.unheard(ctx, number, ticket, attempt, &mut touched);
+            }
+            Some(Fate::Over(_)) => {}
+            None => self.unheard(ctx, ticket.0, ticket, attempt, &mut touched),
         }
         self.promote(ctx, touched);
         Reply::Cancelled
+    }
+
+    /// One who might have heard of this grant will not. The last gives it back.
+    fn unheard(
+        &mut self,
+        ctx: &mut Context<'_>,
+        number: u64,
+        ticket: Ticket,
+        attempt: Attempt,
+        touched: &mut BTreeSet<LockName>,
+    ) {
+        let undelivered = self.claims.get_mut(&number).and_then(|claim| claim.undelivered.as_mut());
+        if undelivered.is_some_and(|it| it.ticket == ticket && it.callers.leave(attempt)) {
+            self.give_back(ctx, number, touched);
+        }
     }
 
     /// Nobody knows of this grant: it is as if it had not been. An upgrade is a shared hold again,
@@ -152,10 +168,11 @@ impl Locks {
 
     /// The holder has shown that it knows of its grant: it can't be given back as undelivered.
     pub(super) fn delivered(&mut self, number: u64) {
-        let claim = self.claims.get_mut(&number);
-        if let Some((ticket, _)) = claim.and_then(|claim| claim.undelivered.take()) {
+        let Some(claim) = self.claims.get_mut(&number) else { return };
+        if let Some(ticket) = claim.waited(number) {
             self.tickets.remove(&ticket);
         }
+        claim.undelivered = None;
     }
 
     /// Ends everything that one request was granted.
@@ -217,7 +234,7 @@ impl Locks {
             if let Some(session) = holder.session.and_then(|id| self.sessions.get_mut(&id)) {
                 session.claims.remove(&hold.claim);
             }
-            if let Some((ticket, _)) = whole.undelivered {
+            if let Some(ticket) = whole.waited(hold.claim) {
                 self.tickets.remove(&ticket);
                 ctx.effects.push(Effect::WakeTicket(ticket));
             }
@@ -241,7 +258,7 @@ impl Locks {
             mode: claim.mode,
             ttl: self.ttl(claim),
             left: self.left(now, number),
-            ticket: claim.undelivered.map(|(ticket, _)| ticket),
+            ticket: claim.undelivered.as_ref().map(|undelivered| undelivered.ticket),
         })
     }
 
@@ -253,5 +270,19 @@ impl Locks {
         let Some(claim) = self.claims.get(&number) else { return Millis(0) };
         let session = claim.holder.session.and_then(|id| self.sessions.get(&id));
         session.map_or(claim.until, |session| session.until).since(now)
+    }
+}
+
+impl Claim {
+    /// The ticket under which it waited, as long as its holder may not know of its grant.
+    pub(super) fn waited(&self, number: u64) -> Option<Ticket> {
+        self.undelivered.as_ref().map(|it| it.ticket).filter(|ticket| ticket.0 != number)
+    }
+}
+
+impl Undelivered {
+    /// Granted without a wait.
+    pub(super) fn at_once(number: u64, attempt: Attempt) -> Self {
+        Self { ticket: Ticket(number), callers: Callers::new(attempt) }
     }
 }

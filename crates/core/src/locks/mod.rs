@@ -6,6 +6,7 @@
 //! work lands ([`crate::guards`]).
 
 mod acquire;
+mod callers;
 mod convert;
 mod deadlock;
 mod ends;
@@ -27,6 +28,7 @@ use crate::names::{LockName, Origin, Owner, SessionId, ShardId, Ticket, Token};
 use crate::query::{EventKind, Outcome};
 use crate::stamp::Millis;
 
+use callers::Callers;
 pub use ends::UNTOLD_MAX;
 pub use history::{AUDIT_MAX, HISTORY_MAX};
 
@@ -89,15 +91,25 @@ struct Claim {
     until: Millis,
     delay: Millis,
     metadata: Option<Arc<str>>,
-    /// Where it waited, as long as nothing has shown that the holder knows of its grant.
-    undelivered: Option<(Ticket, Attempt)>,
+    /// What a cancel names, and who may cancel, as long as nothing has shown that the holder knows
+    /// of its grant.
+    undelivered: Option<Undelivered>,
     /// The token of the shared hold that it was before, for an upgrade that nobody knows of.
     upgraded_from: Option<Token>,
+}
+
+/// A grant of which its holder may not know yet. What was granted without a wait was in no queue: its
+/// ticket is the claim's own number, and leaves no trace among the tickets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Undelivered {
+    ticket: Ticket,
+    callers: Callers,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Waiter {
     want: crate::command::Acquire,
+    callers: Callers,
     upgrade: bool,
     until: Millis,
 }
@@ -199,7 +211,7 @@ impl Locks {
     }
 
     /// Answers a repeated request, whose first answer was `first`, from the present: still held,
-    /// still waiting (this try now counts), or lost.
+    /// still waiting (this try's caller may be told, too), or lost.
     pub fn again(&mut self, now: Millis, op: &LockOp, first: &Reply) -> Reply {
         let attempt = match op {
             LockOp::Acquire(want) => want.attempt,
@@ -207,7 +219,7 @@ impl Locks {
             _ => return first.clone(),
         };
         let outcome = match first {
-            Reply::Granted(grant) => return self.still_held(now, op, grant.token),
+            Reply::Granted(grant) => return self.still_held(now, op, grant.token, attempt),
             Reply::Waiting { ticket } => {
                 self.attach(*ticket, attempt);
                 self.outcome(*ticket, now)
@@ -221,7 +233,7 @@ impl Locks {
         }
     }
 
-    fn still_held(&self, now: Millis, op: &LockOp, token: Token) -> Reply {
+    fn still_held(&mut self, now: Millis, op: &LockOp, token: Token, attempt: Attempt) -> Reply {
         let held = match op {
             LockOp::Acquire(want) => {
                 let hold = want.names.first().and_then(|name| self.hold(name, &want.holder));
@@ -234,7 +246,10 @@ impl Locks {
             _ => None,
         };
         match held.filter(|number| self.claims.get(number).is_some_and(|claim| claim.token == token)) {
-            Some(number) => self.told(now, number),
+            Some(number) => {
+                self.heard_by(number, attempt);
+                self.told(now, number)
+            }
             None => Reply::Refused(Refusal::LockLost),
         }
     }
@@ -289,9 +304,14 @@ impl Locks {
 
     /// A process has ended: nobody waits behind its tickets any more.
     pub fn cancel_origin(&mut self, ctx: &mut Context<'_>, origin: Origin) {
-        let is_gone = |fate: &Fate| matches!(fate, Fate::Waiting(w) if w.want.attempt.origin == origin);
-        let gone: Vec<_> =
-            self.tickets.iter().filter(|(_, fate)| is_gone(fate)).map(|(ticket, _)| *ticket).collect();
+        let mut gone = Vec::new();
+        for (ticket, fate) in &mut self.tickets {
+            if let Fate::Waiting(waiter) = fate
+                && waiter.callers.leave_all(origin)
+            {
+                gone.push(*ticket);
+            }
+        }
         let mut touched = BTreeSet::new();
         for ticket in gone {
             self.leave_queue(ctx, ticket, None, &mut touched);
@@ -309,6 +329,11 @@ impl Place {
 }
 
 impl Waiter {
+    fn new(want: crate::command::Acquire, upgrade: bool, now: Millis) -> Self {
+        let (callers, until) = (Callers::new(want.attempt), now.plus(want.wait));
+        Self { want, callers, upgrade, until }
+    }
+
     const fn place(&self, ticket: Ticket) -> Place {
         if self.upgrade { Place::Upgrade(ticket) } else { Place::Usual(ticket) }
     }

@@ -3,6 +3,7 @@
 //! A waiting acquire has a ticket in the log; this node sleeps on it wherever shard 0 is led. When
 //! the caller hangs up, the ticket is cancelled, or what it got is given back.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use lockstep_core::command::{Acquire, Attempt, Claimant, Grant, LockOp, SessionOp};
 use lockstep_core::names::{LockName, ShardId, Ticket};
 use lockstep_core::query::Outcome;
-use lockstep_core::{Millis, Op, Refusal, Reply};
+use lockstep_core::{Millis, Op, Reply};
 
 use super::wire::{Said, What};
 use super::{Asked, Error, Router};
@@ -62,45 +63,41 @@ impl Router {
         wait: Millis,
         asked: &Asked,
     ) -> Result<Grant, Error> {
-        if wait == Millis(0) {
-            return granted(self.lock(op, asked).await?);
+        let mut caller = Caller::new(Arc::clone(self), op, attempt, asked.clone());
+        let ticket = match caller.asked().await? {
+            Reply::Waiting { ticket } => ticket,
+            reply => return granted(reply),
+        };
+        match self.sleep_on(ticket, wait, asked.timeout).await {
+            Err(error) if !error.is_decided() => {
+                // Who asks again under the same request id finds the place, or what came of it.
+                if asked.id.is_some() {
+                    caller.told();
+                }
+                Err(Error::OutcomeUnknown)
+            }
+            outcome => {
+                caller.told();
+                outcome
+            }
         }
-        // Only a request that may wait is worth a task of its own: it outlives a caller that hangs
-        // up before the ticket's number is known.
-        let (router, asked) = (Arc::clone(self), asked.clone());
-        let (answer, caller) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move { router.wait_for(op, attempt, wait, asked, answer).await });
-        caller.await.unwrap_or(Err(Error::OutcomeUnknown))
     }
 
-    async fn wait_for(
-        self: Arc<Self>,
-        op: LockOp,
-        attempt: Attempt,
-        wait: Millis,
-        asked: Asked,
-        mut answer: tokio::sync::oneshot::Sender<Result<Grant, Error>>,
-    ) {
-        let mut ticket = None;
-        let outcome = match self.lock(op, &asked).await {
-            Ok(Reply::Waiting { ticket: place }) => {
-                ticket = Some(place);
-                tokio::select! {
-                    outcome = self.sleep_on(place, wait, asked.timeout) => outcome,
-                    () = answer.closed() => Err(Error::OutcomeUnknown),
-                }
-            }
-            Ok(reply) => granted(reply),
-            Err(error) => Err(error),
+    async fn hand_back(&self, course: Course, attempt: Attempt) {
+        let ticket = match course {
+            Course::Asking(asking) => match asking.await {
+                Ok(Reply::Waiting { ticket }) => Some(ticket),
+                // None: its holder knows of it already.
+                Ok(Reply::Granted(grant)) => grant.ticket,
+                _ => None,
+            },
+            Course::Waiting(ticket) => Some(ticket),
+            Course::Told => None,
         };
-        let place = outcome.as_ref().ok().and_then(|grant| grant.ticket).or(ticket);
-        if answer.send(outcome).is_err()
-            && let Some(ticket) = place
-        {
-            let cancel = LockOp::Cancel { ticket, attempt };
-            if let Err(error) = self.lock(cancel, &Asked::plain(GIVE_BACK)).await {
-                tracing::info!(%error, "could not give back the place of a caller that hung up");
-            }
+        let Some(ticket) = ticket else { return };
+        let cancel = LockOp::Cancel { ticket, attempt };
+        if let Err(error) = self.lock(cancel, &Asked::plain(GIVE_BACK)).await {
+            tracing::info!(%error, "could not give back what a caller that hung up had asked for");
         }
     }
 
@@ -113,9 +110,60 @@ impl Router {
                 Said::Outcome(Outcome::Granted(grant)) => return Ok(grant),
                 Said::Outcome(Outcome::Refused(refusal)) => return Err(refusal.into()),
                 Said::Outcome(Outcome::Waiting) if self.clock.now() < deadline => {}
-                _ => return Err(Refusal::WaitTimeout.into()),
+                // Log time stands still without a leader: the wait may go on longer than anybody listens.
+                _ => return Err(Error::OutcomeUnknown),
             }
         }
+    }
+}
+
+/// A caller who may hang up before it was told what came of its request: then the request goes on to
+/// its end without it, and its place or its grant is given back.
+struct Caller {
+    router: Arc<Router>,
+    attempt: Attempt,
+    course: Course,
+}
+
+enum Course {
+    Asking(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
+    Waiting(Ticket),
+    Told,
+}
+
+impl Caller {
+    fn new(router: Arc<Router>, op: LockOp, attempt: Attempt, asked: Asked) -> Self {
+        let asking = Arc::clone(&router);
+        let course = Course::Asking(Box::pin(async move { asking.lock(op, &asked).await }));
+        Self { router, attempt, course }
+    }
+
+    /// What the shard says to it. Whoever is to wait has not been told anything yet.
+    async fn asked(&mut self) -> Result<Reply, Error> {
+        let Course::Asking(asking) = &mut self.course else { return Err(Error::OutcomeUnknown) };
+        let reply = asking.await;
+        self.course = match &reply {
+            Ok(Reply::Waiting { ticket }) => Course::Waiting(*ticket),
+            _ => Course::Told,
+        };
+        reply
+    }
+
+    fn told(&mut self) {
+        self.course = Course::Told;
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        let course = std::mem::replace(&mut self.course, Course::Told);
+        if matches!(course, Course::Told) {
+            return;
+        }
+        // Without a runtime the process is at its end, and so is what it waits for.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (router, attempt) = (Arc::clone(&self.router), self.attempt);
+        runtime.spawn(async move { router.hand_back(course, attempt).await });
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use lockstep_core::command::LockOp;
 use lockstep_core::guards::Guard;
 use lockstep_core::names::{Incarnation, NodeId, Origin, ShardId};
 use lockstep_core::query::{Answer, Query};
@@ -108,6 +109,13 @@ pub enum Error {
     /// This node is stopping.
     #[error("draining")]
     Draining,
+}
+
+impl Error {
+    /// Whether the state itself has decided: asking again changes nothing.
+    const fn is_decided(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
 }
 
 /// Where everything is.
@@ -222,8 +230,9 @@ impl Router {
 
     /// Like [`Self::execute`], with the bodies of the messages in the reply.
     async fn run(&self, shard: ShardId, op: Op, asked: &Asked) -> Result<Told, Error> {
-        // A node that stops still has to say so.
-        if self.is_draining() && !matches!(op, Op::Member(_)) {
+        // A node that stops still has to say so, and to give back what nobody is left to hear of.
+        let ends_something = matches!(op, Op::Member(_) | Op::Lock(LockOp::Cancel { .. }));
+        if self.is_draining() && !ends_something {
             return Err(Error::Draining);
         }
         let request = self.request(shard, asked);

@@ -13,6 +13,7 @@ mod client;
 mod consumer_sessions;
 mod consumers;
 mod crashes;
+mod hang_ups;
 mod load;
 mod lock_history;
 mod lock_run;

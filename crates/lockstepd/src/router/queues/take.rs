@@ -98,6 +98,7 @@ impl Router {
         if let Some(taken) = now {
             return Ok(taken);
         }
+        self.look_at_guard(want).await?;
         // Shards that have nothing do not look at the session.
         let session = session_of(&want.op);
         if let Some(session) = session {
@@ -124,6 +125,18 @@ impl Router {
                 return Ok(taken);
             }
         }
+    }
+
+    /// Where there is nothing to take, nothing is written that would check the guard.
+    async fn look_at_guard(&self, want: &Want) -> Result<(), Error> {
+        let (claim, timeout) = (want.asked.guard.as_ref(), want.asked.timeout);
+        self.guarded(claim, timeout, async |guard| {
+            let Some(guard) = guard else { return Ok(()) };
+            let looks = self.queue_shards().into_iter();
+            let looks = looks.map(|shard| self.query(shard, Query::Guard { guard: guard.clone() }, timeout));
+            join_all(looks).await.into_iter().try_for_each(|answer| answer.map(drop))
+        })
+        .await
     }
 
     /// `None`: each shard proved empty.
