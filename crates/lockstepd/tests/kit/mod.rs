@@ -9,7 +9,9 @@
 
 mod cluster;
 mod http;
+pub mod linear;
 mod links;
+pub mod lock_model;
 mod node;
 mod ports;
 #[path = "../../src/log/redis/testing.rs"]

@@ -29,6 +29,8 @@ pub struct Node {
     pub members: String,
     /// More options of `lockstep serve`.
     pub options: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -44,6 +46,7 @@ impl Node {
             log: directory.join(format!("node{id}.log")),
             members: String::new(),
             options: options.to_vec(),
+            env: Vec::new(),
             child: None,
         }
     }
@@ -131,6 +134,7 @@ pub fn serve_command(node: &Node) -> Command {
     command
         .env_clear()
         .env("RUST_BACKTRACE", "1")
+        .envs(node.env.iter().cloned())
         .arg("serve")
         .args(["--node-id", &node.id.to_string()])
         .args(["--http", &format!("127.0.0.1:{}", node.http)])

@@ -1,7 +1,9 @@
 //! Concurrent histories of locks from real nodes that are killed, paused and cut off, checked
 //! against what a lock is.
 //!
-//! A hold certainly lasts from the reply to the earlier of its release and `TTL` after the request;
+//! Two kinds of clients share the faults. Those of [`super::lock_clients`] hold until they release;
+//! what they were told must fit a lock's model, lock by lock, and the log's own history must keep its
+//! order. The leases of the others end by themselves: a hold certainly lasts from the reply to the earlier of its release and `TTL` after the request;
 //! no two certain holds of one lock may overlap. Token order must agree with real time.
 
 use std::sync::Arc;
@@ -10,12 +12,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::lock_clients::{self, ALONE, LIMIT, PERMITS, SHARED, Seen, World};
+use super::lock_events;
+use crate::kit::lock_model::is_that_of_a_lock;
 use crate::kit::{Cluster, Http, eventually};
 
-const CLIENTS: u64 = 6;
+/// Clients whose leases end by themselves, and clients that hold until they release.
+const CLIENTS: u64 = 3;
+const KEEPERS: usize = 6;
 const TTL: Duration = Duration::from_millis(1_500);
 /// Fewer grants than this prove nothing.
-const TOO_FEW: usize = 40;
+const TOO_FEW: usize = 25;
 
 #[derive(Clone, Debug)]
 struct Hold {
@@ -74,6 +81,28 @@ fn check(holds: &[Hold]) {
     }
 }
 
+/// What the keepers saw fits a lock, and what the log says keeps its order.
+async fn judge(node: Http, seen: Vec<Seen>) {
+    for (nth, name) in [ALONE, SHARED, PERMITS].into_iter().enumerate() {
+        let calls: Vec<_> = seen.iter().flat_map(|seen| seen.calls[nth].iter().cloned()).collect();
+        println!("{name}: {} calls", calls.len());
+        assert!(calls.len() >= TOO_FEW, "{} calls of {name} prove nothing", calls.len());
+        assert!(is_that_of_a_lock(LIMIT, &calls), "{name} was no lock: {calls:#?}");
+    }
+    futures::future::join_all([ALONE, SHARED, PERMITS].map(|name| lock_events::history(node, name))).await;
+    println!("{} grants were lost and given back", seen.iter().map(|seen| seen.lost).sum::<usize>());
+}
+
+/// Tokens at the queue that only holders push to, in the order in which they arrived.
+async fn tokens_at_the_queue(node: Http) -> Vec<u64> {
+    let mut tokens = Vec::new();
+    let target = format!("/queue/pop?queue={ALONE}");
+    while let Some(token) = node.get(&target).await.unwrap().json["message"]["payload"].as_u64() {
+        tokens.push(token);
+    }
+    tokens
+}
+
 #[tokio::test]
 async fn histories_under_faults_are_those_of_a_lock() {
     let mut cluster = Cluster::start(3).await;
@@ -81,6 +110,9 @@ async fn histories_under_faults_are_those_of_a_lock() {
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> =
         (0..CLIENTS).map(|number| tokio::spawn(client(number, nodes.clone(), Arc::clone(&stop)))).collect();
+    let world = World::new(nodes.clone());
+    let keeper = |nth| lock_clients::Client::new(&world, nth).run(nth);
+    let keepers: Vec<_> = (0..KEEPERS).map(|nth| tokio::spawn(keeper(nth))).collect();
     let pause = || tokio::time::sleep(Duration::from_millis(1_200));
 
     pause().await;
@@ -106,6 +138,11 @@ async fn histories_under_faults_are_those_of_a_lock() {
     pause().await;
 
     stop.store(true, Ordering::Relaxed);
+    world.stop.store(true, Ordering::Relaxed);
+    let mut seen = Vec::new();
+    for keeper in keepers {
+        seen.push(keeper.await.unwrap());
+    }
     let mut holds = Vec::new();
     for client in clients {
         holds.extend(client.await.unwrap());
@@ -120,4 +157,8 @@ async fn histories_under_faults_are_those_of_a_lock() {
         locks["locks"].as_array().is_some_and(Vec::is_empty).then_some(())
     })
     .await;
+    judge(any, seen).await;
+    let tokens = tokens_at_the_queue(any).await;
+    assert!(tokens.len() >= 10, "{tokens:?} prove nothing");
+    assert!(tokens.is_sorted_by(|one, next| one < next), "a token after a later one: {tokens:?}");
 }

@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
 
+use super::lock_events::Stream;
 use crate::kit::{Answer, Cluster, Http};
 
 const TURN: Duration = Duration::from_secs(20);
@@ -104,37 +103,6 @@ async fn every_kind_of_lock_works_at_every_node() {
     );
     let again = json!({"name":"free","reason":"none","by":"ann"});
     refused(one, "/lock/break", again, 404, "not_held").await;
-}
-
-/// A server-sent-event stream, read line by line.
-struct Stream(BufReader<TcpStream>);
-
-/// One event: its name, id and data.
-type Event = (String, u64, Value);
-
-impl Stream {
-    async fn open(http: Http, target: &str, after: Option<u64>) -> Self {
-        let last = after.map_or(String::new(), |id| format!("last-event-id: {id}\r\n"));
-        let head = format!("GET {target} HTTP/1.1\r\nhost: x\r\n{last}\r\n");
-        Self(BufReader::new(http.send(head.as_bytes()).await.unwrap()))
-    }
-
-    async fn next(&mut self) -> Event {
-        let read = async {
-            let (mut event, mut id, mut line) = (String::new(), 0, String::new());
-            loop {
-                line.clear();
-                assert!(self.0.read_line(&mut line).await.unwrap() > 0, "the stream ended");
-                match line.trim_end().split_once(": ") {
-                    Some(("event", name)) => event = name.into(),
-                    Some(("id", number)) => id = number.parse().unwrap(),
-                    Some(("data", data)) => return (event, id, serde_json::from_str(data).unwrap()),
-                    _ => {}
-                }
-            }
-        };
-        tokio::time::timeout(TURN, read).await.expect("an event in time")
-    }
 }
 
 #[tokio::test]

@@ -250,22 +250,24 @@ async fn guards_are_checked(cluster: &Cluster) {
     assert_eq!(refused(cluster.http(1), "/queue/ack", ack(&old)).await, (412, "fenced".into()));
     ok(cluster.http(1), "/queue/ack", ack(&new)).await;
 
+    ok(cluster.http(1), "/queue/pop", json!({"queue": "guarded"})).await;
+
     // Where there is nothing to take, the lost lock is told, too, whichever way it was asked.
-    let take = |token: &Value, named: bool| {
+    let take = |token: &Value, named: Option<&str>| {
         let guard = json!({"lock": "guarding", "token": token});
-        let id = named.then(|| format!("guarded-{token}"));
-        let body = json!({"queue": "guarded", "guard": guard, "request_id": id});
-        if named { body } else { json!({"queue": "guarded", "guard": body["guard"]}) }
+        let mut body = json!({"queue": "guarded", "guard": guard});
+        named.into_iter().for_each(|id| body["request_id"] = id.into());
+        body
     };
-    for (route, named) in
-        [("/queue/receive", false), ("/queue/receive", true), ("/queue/pop", false), ("/queue/pop", true)]
-    {
-        let fenced = refused(cluster.http(3), route, take(&old, named)).await;
-        assert_eq!(fenced, (412, "fenced".into()), "{route} {named}");
+    for route in ["/queue/receive", "/queue/pop"] {
+        for named in [None, Some(route)] {
+            let fenced = refused(cluster.http(3), route, take(&old, named)).await;
+            assert_eq!(fenced, (412, "fenced".into()), "{route} {named:?}");
+        }
     }
-    let nothing = ok(cluster.http(3), "/queue/receive", take(&new, false)).await;
+    let nothing = ok(cluster.http(3), "/queue/receive", take(&new, None)).await;
     assert_eq!(nothing["messages"], json!([]));
     let forged = json!(1_000_000_000_000_000_u64);
-    let unknown = refused(cluster.http(1), "/queue/receive", take(&forged, false)).await;
+    let unknown = refused(cluster.http(1), "/queue/receive", take(&forged, None)).await;
     assert_eq!(unknown, (412, "unknown_token".into()));
 }
