@@ -96,6 +96,12 @@ pub struct Limits {
     pub cache_home_bytes: usize,
     /// Memory for copies of other nodes' cache lines, in bytes.
     pub cache_copy_bytes: usize,
+    /// Near caches in clients' processes at once.
+    pub near_clients: usize,
+    /// Keys that one near cache may hold.
+    pub near_keys: usize,
+    /// Requests in hand at once.
+    pub requests: usize,
     /// How much log a shard writes between two snapshots, in bytes.
     pub snapshot_bytes: u64,
     /// How long a stopping node waits for requests in flight.
@@ -226,6 +232,9 @@ fn limits(options: &Options) -> Result<Limits, Error> {
         memo: options.memo_max.unwrap_or(200_000),
         cache_home_bytes: options.cache_home_bytes_max.unwrap_or(mib(256)),
         cache_copy_bytes: options.cache_copy_bytes_max.unwrap_or(mib(128)),
+        near_clients: within("--near-clients-max", options.near_clients_max.unwrap_or(256), 0, 100_000)?,
+        near_keys: within("--near-keys-max", options.near_keys_max.unwrap_or(50_000), 1, 10_000_000)?,
+        requests: within("--requests-max", options.requests_max.unwrap_or(4_096), 1, 1_000_000)?,
         snapshot_bytes: within(
             "--snapshot-bytes",
             options.snapshot_bytes.unwrap_or(64 << 20),

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(String, String)>;
 
 /// The routes that are counted by name; everything else counts as `other`.
-pub(crate) const ROUTES: [&str; 44] = [
+pub(crate) const ROUTES: [&str; 48] = [
     "/lock/acquire",
     "/lock/release",
     "/lock/renew",
@@ -53,6 +53,10 @@ pub(crate) const ROUTES: [&str; 44] = [
     "/cache/load",
     "/cache/line",
     "/cache/namespace",
+    "/cache/near/open",
+    "/cache/near/get",
+    "/cache/near/sync",
+    "/cache/near/close",
     "/cache/stats",
     "/leader",
     "/cluster",

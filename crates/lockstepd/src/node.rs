@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_core::Millis;
+use lockstep_core::cache::near;
 use lockstep_core::names::{NodeId, Origin, ShardId};
 use lockstep_core::{ring, shard};
 use tokio::task::JoinSet;
@@ -135,6 +136,11 @@ impl Node {
         let cache_limits = cache::Limits {
             home_bytes: config.limits.cache_home_bytes,
             copy_bytes: config.limits.cache_copy_bytes,
+            near: near::Limits {
+                clients_max: config.limits.near_clients,
+                keys_max: config.limits.near_keys,
+                keys_max_total: config.limits.near_keys.saturating_mul(10),
+            },
         };
         let cache = Cache::new(config.node, clock.clone(), Arc::clone(&peers), cache_limits);
         let late = Arc::new(LateRouter::default());

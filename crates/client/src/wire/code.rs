@@ -81,6 +81,10 @@ pub enum Code {
     CacheFull,
     /// There are as many namespaces as there may be.
     TooManyNamespaces,
+    /// This node has as many near caches as it may.
+    TooManyNearCaches,
+    /// The near cache is not known here, or no longer.
+    NearClosed,
     /// The key's home is dead, moving or cut off.
     HomeUnavailable,
     /// No leader can be reached.
@@ -101,7 +105,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 48] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -140,6 +144,8 @@ impl Code {
         Self::OutOfRange,
         Self::CacheFull,
         Self::TooManyNamespaces,
+        Self::TooManyNearCaches,
+        Self::NearClosed,
         Self::HomeUnavailable,
         Self::NoLeader,
         Self::StoreAway,
@@ -196,6 +202,8 @@ impl Code {
             Self::OutOfRange => "out_of_range",
             Self::CacheFull => "cache_full",
             Self::TooManyNamespaces => "too_many_namespaces",
+            Self::TooManyNearCaches => "too_many_near_caches",
+            Self::NearClosed => "near_closed",
             Self::HomeUnavailable => "home_unavailable",
             Self::NoLeader => "no_leader",
             Self::StoreAway => "store_away",

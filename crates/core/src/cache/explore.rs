@@ -57,7 +57,7 @@ enum Packet {
     Read { from: NodeId, flight: FlightId },
     Value { to: NodeId, flight: FlightId, value: Value },
     Forget { to: NodeId, order: Order },
-    Forgotten { from: NodeId, seq: u64, had: Had },
+    Forgotten { from: NodeId, seq: u64, had: Had, recall: bool },
     Renew { from: NodeId, sent: Millis },
     Renewed { to: NodeId, sent: Millis, lease: Millis },
     Return { from: NodeId, grant: u64 },
@@ -115,6 +115,10 @@ struct World {
     /// Rights to fill, with the length of `history` when they were handed out.
     fills: Vec<(Version, usize)>,
     filling: Option<(Tag, usize)>,
+    /// Writes of values that are under way.
+    sets: BTreeSet<Tag>,
+    /// Lost lines that are in `history` already.
+    lost: u64,
 }
 
 /// What happened on the way, so that a walk which misses it is not taken for a proof.
@@ -165,6 +169,8 @@ impl World {
             asked: BTreeMap::new(),
             fills: Vec::new(),
             filling: None,
+            sets: BTreeSet::new(),
+            lost: 0,
         };
         NODES.iter().for_each(|node| world.start(*node));
         world
@@ -212,11 +218,11 @@ impl World {
 
     fn act(&mut self, action: &Action, seen: &mut Seen) {
         let tag = self.tag();
-        let lost = self.home.stats().lost;
         match *action {
             Action::Read(node) => self.read(node),
             Action::Write => {
                 self.budget.writes -= 1;
+                self.sets.insert(tag);
                 self.write(Write { change: value(8), ..self.a_write() }, tag, seen);
             }
             Action::Delete => {
@@ -280,9 +286,7 @@ impl World {
                 self.deliver(packet, seen);
             }
         }
-        if self.home.stats().lost > lost {
-            self.commits(None);
-        }
+        self.note_losses();
         self.commits(self.committed());
         // Rights handed out just now came after whatever else was done.
         for (_, since) in &mut self.fills {
@@ -290,8 +294,17 @@ impl World {
         }
     }
 
+    fn note_losses(&mut self) {
+        let lost = self.home.stats().lost;
+        if std::mem::replace(&mut self.lost, lost) < lost {
+            self.commits(None);
+        }
+    }
+
     fn commits(&mut self, version: Option<Version>) {
         if self.history.last() != Some(&version) {
+            let newest = self.history.iter().flatten().max();
+            assert!(version.as_ref().is_none_or(|it| Some(it) > newest), "{version:?} is back, after {newest:?}");
             self.history.push(version);
         }
     }
@@ -319,9 +332,11 @@ impl World {
         let raw = self.home.raw(&self.key, self.now).map(|held| held.version);
         let Some((owner, grant, process)) = self.home.owner(&self.key) else { return raw };
         let back = self.packets.iter().find_map(|packet| match packet {
-            Packet::Forgotten { from, seq, had: Had::Written(held) } if self.home.awaits(*from, *seq) => {
-                live(held)
-            }
+            Packet::Forgotten { from, seq, had, recall: true } if self.home.awaits(*from, *seq) => match had {
+                Had::Written(held) => live(held),
+                Had::Nothing => Some(raw),
+                Had::Lost => None,
+            },
             _ => None,
         });
         if let Some(back) = back {
@@ -371,9 +386,10 @@ impl World {
             }
             Packet::Forget { to, order } => {
                 let had = self.nodes.get_mut(&to).unwrap().forget(&order, self.now);
-                self.packets.push(Packet::Forgotten { from: to, seq: order.seq, had });
+                let recall = matches!(order.what, Forget::Owned { .. });
+                self.packets.push(Packet::Forgotten { from: to, seq: order.seq, had, recall });
             }
-            Packet::Forgotten { from, seq, had } => {
+            Packet::Forgotten { from, seq, had, .. } => {
                 let outputs = self.home.acknowledged(from, seq, had, self.now);
                 self.take_home(outputs, seen);
             }
@@ -411,6 +427,13 @@ impl World {
     }
 
     fn take_answer(&mut self, tag: Tag, answer: Answer, seen: &mut Seen) {
+        // One step may commit one after the other, with reads in between.
+        if self.sets.remove(&tag)
+            && let Answer::Written(version) = answer
+        {
+            self.note_losses();
+            self.commits(version);
+        }
         if let Answer::Fill { token, .. } = answer {
             self.fills.push((token, usize::MAX));
         }

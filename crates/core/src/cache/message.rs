@@ -72,8 +72,18 @@ pub enum Request {
         /// What was written under the grant, if anything.
         written: Option<Held>,
     },
-    /// From a home: forget what you hold, then answer with [`Answer::Forgotten`].
+    /// From a home: forget what you hold, then answer with [`Answer::Forgotten`]; or with
+    /// [`Answer::Forgetting`] while clients may still read it, and say [`Request::Forgotten`] then.
     Forget(Order),
+    /// To a home that was told [`Answer::Forgetting`]: it is gone. Answered by [`Answer::Returned`].
+    Forgotten {
+        /// Who ordered it.
+        home: Origin,
+        /// The order's number.
+        seq: u64,
+        /// What was there.
+        had: Had,
+    },
     /// To every other member, before its sender serves keys that are new to it: stop serving what
     /// is no longer yours under this ring, and send its lines. Answered by [`Answer::Sealed`].
     Seal {
@@ -249,10 +259,12 @@ pub enum Answer {
         /// The lease's length.
         lease: Millis,
     },
-    /// To [`Request::Return`], whether or not it still mattered.
+    /// To [`Request::Return`] and [`Request::Forgotten`], whether or not it still mattered.
     Returned,
     /// To [`Request::Forget`]: it is gone.
     Forgotten(Had),
+    /// To [`Request::Forget`]: not yet; ask again if [`Request::Forgotten`] does not come.
+    Forgetting,
     /// To [`Request::Seal`].
     Sealed {
         /// The ring epoch under which nothing foreign is served here any more.

@@ -1,14 +1,15 @@
 //! Cache coherence: one home per key keeps the committed value and a directory of who holds copies.
 //!
-//! Four pure machines. [`tenure::Tenure`] knows which keys this node may answer for as their home,
+//! Five pure machines. [`tenure::Tenure`] knows which keys this node may answer for as their home,
 //! [`home::Home`] holds the lines and the directory, [`copy::Copies`] holds this node's copies of
-//! other homes' lines, and [`lease`] does the arithmetic between clocks that drift. Messages go in,
+//! other homes' lines, [`near::Near`] knows what this node's clients hold in their own processes, and
+//! [`lease`] does the arithmetic between clocks that drift. Messages go in,
 //! messages come out, time is an argument: each node's own monotonic milliseconds.
 //!
 //! Lines live in memory and are not replicated: a crash turns values into misses, never into old
 //! values. A copy is Shared or Invalid; where a namespace allows it, a sole reader's is Exclusive, and
-//! Modified once that reader has written it. It deliberately knows no clients: what a node does with
-//! what it reads is its own affair.
+//! Modified once that reader has written it. It deliberately knows no connections: who asks, and how
+//! messages travel, is the driver's affair.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ mod explore;
 pub mod home;
 pub mod lease;
 pub mod message;
+pub mod near;
 pub mod space;
 pub mod tenure;
 

@@ -18,7 +18,7 @@ use super::{Cache, READ_TIMEOUT, RETRY, ReadAnswer, State};
 use crate::peer::{self, Lane, Service};
 
 /// How long to wait for the answer to orders before they are sent again.
-const FORGET_TIMEOUT: Duration = Duration::from_millis(300);
+pub(super) const FORGET_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How long to wait for a renewal; a later answer would be worth little.
 const RENEW_TIMEOUT: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ const RENEW_TIMEOUT: Duration = Duration::from_millis(500);
 const SEAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often leases are looked at when nothing else is due.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Requests in one message.
 const BATCH: usize = 256;
@@ -77,6 +77,13 @@ impl Cache {
                         let _ = caller.send(answer);
                     }
                 }
+                home::Output::Forget { to, order } if to == self.node => {
+                    // What near clients hold of this home's own lines.
+                    if let Answer::Forgotten(had) = self.forget(state, &order, self.now()) {
+                        let outputs = state.home.acknowledged(to, order.seq, had, self.now());
+                        self.carry_out_home(state, outputs);
+                    }
+                }
                 home::Output::Forget { to, order } => {
                     state.outbox.waiting.entry(to).or_default().push(order);
                     if state.outbox.busy.insert(to) {
@@ -113,7 +120,7 @@ impl Cache {
         }
     }
 
-    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Self>) -> F) {
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Self>) -> F) {
         if let Some(cache) = self.me.upgrade() {
             tokio::spawn(task(cache));
         }
@@ -164,10 +171,30 @@ impl Cache {
     fn take_answers(&self, from: NodeId, orders: &[Order], answers: Vec<Answer>) {
         let now = self.now();
         let mut state = self.lock();
+        let mut later = Vec::new();
         for (order, answer) in orders.iter().zip(answers) {
-            if let Answer::Forgotten(had) = answer {
-                let outputs = state.home.acknowledged(from, order.seq, had, now);
-                self.carry_out_home(&mut state, outputs);
+            match answer {
+                Answer::Forgotten(had) => {
+                    let outputs = state.home.acknowledged(from, order.seq, had, now);
+                    self.carry_out_home(&mut state, outputs);
+                }
+                Answer::Forgetting => later.push(order.clone()),
+                _ => {}
+            }
+        }
+        if !later.is_empty() {
+            self.spawn(move |cache| async move { cache.ask_again(from, later).await });
+        }
+    }
+
+    /// Near clients still read it there. They say so when they have forgotten; if that is lost, the
+    /// orders are sent again.
+    async fn ask_again(&self, to: NodeId, orders: Vec<Order>) {
+        tokio::time::sleep(FORGET_TIMEOUT).await;
+        let mut state = self.lock();
+        for order in orders {
+            if state.home.awaits(to, order.seq) {
+                self.carry_out_home(&mut state, vec![home::Output::Forget { to, order }]);
             }
         }
     }
@@ -222,9 +249,14 @@ impl Cache {
     async fn renew(&self, home: Origin) {
         let sent = self.now();
         let request = Request::Renew { to: self.addressee(home) };
-        if let Ok(Answer::Renewed { lease }) = self.call(home.node, &request, RENEW_TIMEOUT).await {
-            let now = self.now();
-            self.lock().copies.renewed(home, sent, lease, now);
+        match self.call(home.node, &request, RENEW_TIMEOUT).await {
+            Ok(Answer::Renewed { lease }) => {
+                let now = self.now();
+                self.lock().copies.renewed(home, sent, lease, now);
+            }
+            // An answer of ours is overdue, perhaps for want of a near client's: soon it is not.
+            Ok(_) => self.lock().copies.not_renewed(home),
+            Err(_) => {}
         }
     }
 
@@ -267,12 +299,14 @@ impl Cache {
         let mut state = self.lock();
         let outputs = state.home.tick(now);
         self.carry_out_home(&mut state, outputs);
+        self.tick_near(&mut state, now);
         let (renewals, outputs) = state.copies.renewals(now);
         self.carry_out_copies(&mut state, outputs);
         for home in renewals {
             self.spawn(move |cache| async move { cache.renew(home).await });
         }
-        match state.home.next_deadline() {
+        let due = [state.home.next_deadline(), state.near.machine.next_deadline()];
+        match due.into_iter().flatten().min() {
             // The clock counts whole milliseconds: aim behind the edge.
             Some(at) => LOOK.min(Duration::from_millis(at.since(now).0 + 1)),
             None => LOOK,

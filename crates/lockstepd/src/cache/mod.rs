@@ -19,6 +19,7 @@ use crate::peer::Peers;
 
 mod audit;
 mod drive;
+mod near;
 mod read;
 mod serve;
 mod space;
@@ -28,6 +29,8 @@ mod tests;
 mod types;
 mod write;
 
+pub use lockstep_core::cache::near::{Refusal as NearRefusal, Subject};
+pub use near::{Lent, News};
 pub use space::{Line, Loaded};
 pub use stats::Figures;
 pub use types::{Change, DEFAULT, Entry, Error, Key, Limits, Version, View, Write, Written};
@@ -63,6 +66,7 @@ pub struct Cache {
 struct State {
     home: Home,
     copies: Copies,
+    near: near::Clients,
     parked: Parked,
     outbox: Outbox,
 }
@@ -81,6 +85,7 @@ impl Cache {
     /// The cache of `node`, which serves nothing as a home before [`Self::set_view`]. Runs its
     /// background work on the current tokio runtime until it is dropped.
     pub fn new(node: NodeId, clock: Clock, peers: Arc<dyn Peers>, limits: Limits) -> Arc<Self> {
+        let now = Millis(clock.millis());
         let cache = Arc::new_cyclic(|me| Self {
             node,
             clock,
@@ -88,6 +93,7 @@ impl Cache {
             state: Mutex::new(State {
                 home: Home::new(node, limits.home_bytes),
                 copies: Copies::new(limits.copy_bytes),
+                near: near::Clients::new(limits.near, now),
                 parked: Parked::default(),
                 outbox: Outbox::default(),
             }),

@@ -54,7 +54,11 @@ impl Cache {
         let answer = match request {
             Request::Renew { to } => state.home.renew(from, to, now),
             Request::Guard { to, key, guard } => state.home.guard(Some(to), &key, &guard, now),
-            Request::Forget(order) => Answer::Forgotten(state.copies.forget(&order, now)),
+            Request::Forget(order) => self.forget(state, &order, now),
+            said @ Request::Forgotten { .. } => {
+                self.take_forgotten(state, from, said);
+                Answer::Returned
+            }
             Request::Inspect { key } => Answer::Place(place(state, &key, now)),
             Request::Bequest { from: leaver, ring_epoch, lines } => {
                 state.home.inherit(leaver, ring_epoch, lines)

@@ -39,6 +39,7 @@ impl Cache {
     pub fn figures(&self) -> Figures {
         let state = self.lock();
         let (home, copies) = (state.home.stats(), state.copies.stats());
+        let (near, (near_clients, near_keys)) = (state.near.machine.stats(), state.near.machine.sizes());
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let plain = vec![
             ("local_hits", read(&self.counts.local_hits)),
@@ -67,6 +68,11 @@ impl Cache {
             ("lines_moved_in", home.moved_in),
             ("lines_moved_out", home.moved_out),
             ("write_stall_ms_sum", home.stalls_ms),
+            ("near_clients", near_clients as u64),
+            ("near_keys", near_keys as u64),
+            ("near_invalidations", near.invalidations),
+            ("near_lease_expiries", near.lease_expiries),
+            ("near_resets", near.resets),
         ];
         let bounds = STALL_BOUNDS_MS.iter().copied().map(Some).chain([None]);
         Figures { plain, stalls: bounds.zip(home.stalls).collect() }

@@ -136,11 +136,13 @@ pub struct Limits {
     pub home_bytes: usize,
     /// Copies of other homes' lines.
     pub copy_bytes: usize,
+    /// Copies in the processes of clients.
+    pub near: lockstep_core::cache::near::Limits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { home_bytes: 256 << 20, copy_bytes: 128 << 20 }
+        Self { home_bytes: 256 << 20, copy_bytes: 128 << 20, near: Default::default() }
     }
 }
 

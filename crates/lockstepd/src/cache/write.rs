@@ -126,6 +126,10 @@ impl Cache {
     fn write_owned(&self, write: &message::Write) -> Option<Attempt> {
         let now = self.now();
         let mut state = self.lock();
+        if state.near.machine.holds(&write.key) {
+            // From when the line was shared: its home recalls it from us and from them.
+            return None;
+        }
         let (answer, outputs) = state.copies.write(write, now)?;
         self.carry_out_copies(&mut state, outputs);
         Some(judge(answer, false))

@@ -98,6 +98,15 @@ pub struct Options {
     /// Memory for copies of other nodes' cache lines [default: 128 MiB].
     #[arg(long, env = "LOCKSTEP_CACHE_COPY_BYTES_MAX", value_name = "BYTES", help_heading = "Limits")]
     pub cache_copy_bytes_max: Option<usize>,
+    /// Near caches in clients' processes at once [default: 256].
+    #[arg(long, env = "LOCKSTEP_NEAR_CLIENTS_MAX", value_name = "N", help_heading = "Limits")]
+    pub near_clients_max: Option<usize>,
+    /// Keys that one near cache may hold [default: 50000].
+    #[arg(long, env = "LOCKSTEP_NEAR_KEYS_MAX", value_name = "N", help_heading = "Limits")]
+    pub near_keys_max: Option<usize>,
+    /// Requests in hand at once; more are refused with 503 overloaded [default: 4096].
+    #[arg(long, env = "LOCKSTEP_REQUESTS_MAX", value_name = "N", help_heading = "Limits")]
+    pub requests_max: Option<usize>,
 }
 
 impl Options {

@@ -50,6 +50,7 @@ impl IntoResponse for Fault {
             Code::QueueFull
                 | Code::StorageFull
                 | Code::TooManyQueues
+                | Code::TooManyNearCaches
                 | Code::CacheFull
                 | Code::Overloaded
                 | Code::TooManyWaiters
@@ -86,13 +87,14 @@ fn status(code: Code) -> StatusCode {
         | Code::FillVoid
         | Code::Loading
         | Code::StaleReceipt => StatusCode::CONFLICT,
-        Code::SessionExpired => StatusCode::GONE,
+        Code::SessionExpired | Code::NearClosed => StatusCode::GONE,
         Code::TooManyWaiters
         | Code::TooManySessions
         | Code::QueueFull
         | Code::StorageFull
         | Code::CacheFull
         | Code::TooManyNamespaces
+        | Code::TooManyNearCaches
         | Code::TooManyQueues => StatusCode::TOO_MANY_REQUESTS,
         Code::HomeUnavailable
         | Code::NoLeader
@@ -258,6 +260,21 @@ impl From<Refusal> for Fault {
             | Refusal::IncarnationOver
             | Refusal::WrongShard
             | Refusal::Invalid => Self::bad("The cluster could not make sense of the request."),
+        }
+    }
+}
+
+impl From<cache::NearRefusal> for Fault {
+    fn from(refusal: cache::NearRefusal) -> Self {
+        match refusal {
+            cache::NearRefusal::TooManyClients => Self::new(
+                Code::TooManyNearCaches,
+                "This node has as many near caches as it may. Open it at another node, or go without.",
+            ),
+            cache::NearRefusal::Unknown => Self::new(
+                Code::NearClosed,
+                "This near cache is not known here, or no longer. Drop what it holds, and open another one.",
+            ),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! an order to forget that came first has removed it. It never asks who is home now: an old home's
 //! copies stay good until it says otherwise or its lease ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -109,6 +109,9 @@ pub struct Copies {
     /// How often each home has flushed a namespace: copies from before are dead.
     flushed: Flushed,
     returning: BTreeMap<Key, Returning>,
+    /// What recalls were answered with: an answer may be lost, and the order comes again.
+    recalled: BTreeMap<Key, Returning>,
+    recalls: VecDeque<(Millis, Key, u64)>,
     process: Option<Incarnation>,
     next_flight: FlightId,
     next_period: u64,
@@ -151,6 +154,8 @@ impl Copies {
             placeholders: BTreeMap::new(),
             flushed: BTreeMap::new(),
             returning: BTreeMap::new(),
+            recalled: BTreeMap::new(),
+            recalls: VecDeque::new(),
             process: None,
             next_flight: 0,
             next_period: 0,
@@ -176,6 +181,22 @@ impl Copies {
     pub fn lookup(&mut self, key: &str, now: Millis) -> Option<Option<Held>> {
         let seen = self.look(key, now)?;
         Some(seen.held.map(|held| Held { left: seen.left, ..held.clone() }))
+    }
+
+    /// The shared copy of `key` for a near client, if it may be read now: the value, whose line it is,
+    /// and what this node has left of the lease. An owned line is lent to nobody: it is written here
+    /// without a word to anybody.
+    pub fn lend(&mut self, key: &str, now: Millis) -> Option<(Option<Held>, Origin, Millis)> {
+        let held = self.lookup(key, now)?;
+        let home = self.store.get(key).filter(|copy| copy.own.is_none())?.home;
+        Some((held, home, self.lend_on(home, now)?))
+    }
+
+    /// What is left of the lease of `home`, which near clients go on using.
+    pub fn lend_on(&mut self, home: Origin, now: Millis) -> Option<Millis> {
+        let lease = self.leases.get_mut(&home).filter(|lease| now < lease.until)?;
+        lease.used = now;
+        Some(lease.until.since(now))
     }
 
     /// Attaches something to the copy of `key`, if it still has this version and state: it is
@@ -324,11 +345,19 @@ impl Copies {
     /// A home renewed its lease by `span`, asked for at `sent`. One that had ended meanwhile stays
     /// ended: its copies are dead.
     pub fn renewed(&mut self, home: Origin, sent: Millis, span: Millis, now: Millis) {
+
         let until = lease::held_until(sent, span);
         if let Some(lease) = self.leases.get_mut(&home)
             && now < lease.until
         {
             lease.until = lease.until.max(until);
+            lease.renewing_since = None;
+        }
+    }
+
+    /// A home did not renew its lease, for now.
+    pub fn not_renewed(&mut self, home: Origin) {
+        if let Some(lease) = self.leases.get_mut(&home) {
             lease.renewing_since = None;
         }
     }

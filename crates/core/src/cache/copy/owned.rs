@@ -11,6 +11,10 @@ use crate::cache::{Key, Version, lease, space};
 use crate::names::{Incarnation, Origin};
 use crate::stamp::Millis;
 
+/// How long the answer to a recall is kept. A home repeats a recall while the owner's lease may
+/// last, and grants none while it waits: beyond this, nobody can ask.
+const RECALLS_KEPT: Millis = Millis(2 * lease::LEASE.0 + lease::OVERDUE.0);
+
 /// A line on its way back to its home.
 #[derive(Clone, Debug)]
 pub(super) struct Returning {
@@ -127,15 +131,27 @@ impl Copies {
             return Had::Lost;
         }
         let is_it = |copy: &Copy| copy.home == home && copy.own.is_some_and(|own| own.grant == grant);
-        if self.store.get(key).is_some_and(is_it) {
-            return self
-                .store
-                .remove(key)
-                .and_then(|copy| copy.written(now))
-                .map_or(Had::Nothing, Had::Written);
+        if self.store.get(key).is_some_and(is_it)
+            && let Some(copy) = self.store.remove(key)
+        {
+            self.recalls.push_back((now, key.clone(), grant));
+            self.recalled.insert(key.clone(), Returning { home, grant, copy });
         }
-        let returning = self.returning.get(key).filter(|r| r.home == home && r.grant == grant);
-        returning.and_then(|returning| returning.copy.written(now)).map_or(Had::Nothing, Had::Written)
+        self.forget_old_recalls(now);
+        let of_it = |kept: &&Returning| kept.home == home && kept.grant == grant;
+        let kept = self.recalled.get(key).filter(of_it).or(self.returning.get(key).filter(of_it));
+        kept.and_then(|kept| kept.copy.written(now)).map_or(Had::Nothing, Had::Written)
+    }
+
+    fn forget_old_recalls(&mut self, now: Millis) {
+        while let Some((at, key, grant)) = self.recalls.front()
+            && now.since(*at) >= RECALLS_KEPT
+        {
+            if self.recalled.get(key).is_some_and(|kept| kept.grant == *grant) {
+                self.recalled.remove(key);
+            }
+            self.recalls.pop_front();
+        }
     }
 
     /// An owned line leaves the store.

@@ -80,6 +80,12 @@ fn giving_a_line_back_at_any_moment_loses_nothing() {
 }
 
 #[test]
+fn a_recall_that_is_repeated_because_its_answer_was_lost_brings_back_what_was_written() {
+    let seen = explore(Budget { reads: 1, owned_writes: 1, writes: 2, repeats: 1, ..BACK });
+    assert!(seen.owners > 0 && seen.lost == 0, "{seen:?}");
+}
+
+#[test]
 fn a_flush_of_owned_lines_shows_no_stale_value() {
     let seen = explore(Budget { reads: 1, owned_writes: 1, flushes: 1, returns: 1, ..BACK });
     assert!(seen.owners > 0 && seen.hits > 0, "{seen:?}");

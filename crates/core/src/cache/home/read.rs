@@ -72,6 +72,29 @@ impl Home {
         self.read_for(tag, Some(from), Some(to), key, wish, now)
     }
 
+    /// The committed value for this node's own near clients, whose copies this node answers for from
+    /// now on like any sharer: registered, with its lease. `None` if nobody may keep a copy now.
+    pub fn lend(&mut self, key: &Key, now: Millis) -> Option<(Option<Held>, Millis, Vec<Output>)> {
+        let is_ours = self.admit(None, key, now).is_ok() && self.read_own(key, now).is_ok();
+        if !is_ours || !self.is_keepable(key) {
+            return None;
+        }
+        let lease = self.lend_on(now)?;
+        let me = self.tenure.node();
+        self.lines.entry(key).sharers.insert(me);
+        let held = self.lines.get_mut(key).and_then(|line| line.held(now));
+        self.lines.settle(key, false);
+        let mut outputs = Vec::new();
+        self.make_room(key, now, &mut outputs);
+        Some((held, lease, outputs))
+    }
+
+    /// Renews the lease under which this node's own near clients read.
+    pub fn lend_on(&mut self, now: Millis) -> Option<Millis> {
+        let left = self.tenure.is_open(now).then(|| self.tenure.left(now))?;
+        self.peers.grant(self.tenure.node(), left, now)
+    }
+
     fn read_for(
         &mut self,
         tag: Tag,
@@ -112,6 +135,12 @@ impl Home {
     }
 
     /// Nobody may keep a copy of a line that is about to change, nor when the directory is full.
+    fn is_keepable(&self, key: &str) -> bool {
+        let is_changing = self.lines.get(key).is_some_and(|line| line.pending.is_some())
+            || self.flushes.is_flushing(space::of(key));
+        !is_changing && self.lines.staying(None) <= self.bytes_max
+    }
+
     fn register(
         &mut self,
         from: NodeId,
@@ -119,10 +148,7 @@ impl Home {
         wish: Wish,
         now: Millis,
     ) -> Option<(Millis, Option<Grant>)> {
-        let is_changing = self.lines.get(key).is_some_and(|line| line.pending.is_some())
-            || self.flushes.is_flushing(space::of(key));
-        let is_full = self.lines.staying(None) > self.bytes_max;
-        if wish == Wish::Look || is_changing || from == self.tenure.node() || is_full {
+        if wish == Wish::Look || from == self.tenure.node() || !self.is_keepable(key) {
             return None;
         }
         let lease = self.peers.grant(from, self.tenure.left(now), now)?;

@@ -4,6 +4,7 @@
 
 mod batch;
 mod get;
+pub(super) mod near;
 mod space;
 mod write;
 
