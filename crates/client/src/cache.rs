@@ -1,7 +1,7 @@
 //! The cache: what one node has answered as written is what every node answers from then on.
 //!
 //! A value may become a miss at any time: conditions and counters here are no locks and no ledgers.
-//! It keeps no copies in this process.
+//! It keeps no copies in this process; [`crate::near`] does.
 
 use std::time::Duration;
 
@@ -49,6 +49,14 @@ impl Client {
 }
 
 impl Cache {
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn namespace_name(&self) -> Option<String> {
+        self.namespace.clone()
+    }
+
     /// The keys of one namespace, instead of those of `default`.
     #[must_use]
     pub fn namespace(self, namespace: impl Into<String>) -> Self {

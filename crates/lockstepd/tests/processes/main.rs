@@ -22,6 +22,7 @@ mod lock_events;
 mod lock_history;
 mod lock_run;
 mod locks;
+mod near;
 mod on_redis;
 mod partitions;
 mod pauses;
