@@ -15,6 +15,10 @@ use crate::lock::form;
 use crate::nodes::Toward;
 use crate::wire::{self, Code};
 
+mod batch;
+
+pub use batch::{Fill, Loaded};
+
 /// The cache of a cluster, or one namespace of it. Cheap to clone.
 #[derive(Clone)]
 pub struct Cache {
@@ -73,13 +77,7 @@ impl Cache {
             Err(error) if error.is(Code::Miss) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let value = serde_json::from_str(found.value.get());
-        Ok(Some(Entry {
-            value: value.map_err(|error| Error::Unexpected(format!("the value of {key:?}: {error}")))?,
-            version: found.version,
-            expires_in: found.expires_in_ms.map(Duration::from_millis),
-            local: found.source == "local",
-        }))
+        entry(found).map(Some)
     }
 
     /// Writes a value, as JSON: say how, then [`Set::send`].
@@ -126,6 +124,16 @@ impl Cache {
         let body = wire::Flush { namespace: self.namespace.clone(), request_id };
         self.client.send::<wire::Flushed>("/cache/flush", &body, Toward::Any, Duration::ZERO).await.map(drop)
     }
+}
+
+fn entry<T: DeserializeOwned>(found: wire::Value) -> Result<Entry<T>, Error> {
+    let value = serde_json::from_str(found.value.get());
+    Ok(Entry {
+        value: value.map_err(|error| Error::Unexpected(format!("the value of {:?}: {error}", found.key)))?,
+        version: found.version,
+        expires_in: found.expires_in_ms.map(Duration::from_millis),
+        local: found.source == "local",
+    })
 }
 
 impl Set {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hyper::Method;
 
-use super::lease::Leases;
 use super::Inner;
+use super::lease::Leases;
 use crate::backoff::Backoff;
 use crate::client::{Client, json};
 use crate::clock;
@@ -57,7 +57,8 @@ async fn attend<T: Send + Sync>(near: &Weak<Inner<T>>, session: &Arc<Session>) {
     while let Some(inner) = near.upgrade() {
         let asked = clock::now();
         let body = wire::NearSync { client: session.client.clone(), acked, wait_ms: clock::millis(WAIT) };
-        let Some(news) = inner.post::<wire::NearNews>(session, "/cache/near/sync", &body, PATIENCE).await else {
+        let Some(news) = inner.post::<wire::NearNews>(session, "/cache/near/sync", &body, PATIENCE).await
+        else {
             // Unknown there, or the node is away: whatever is kept ends with its lease.
             *inner.session() = None;
             inner.cache.client().nodes().failed(&session.url, clock::now());
@@ -70,10 +71,8 @@ async fn attend<T: Send + Sync>(near: &Weak<Inner<T>>, session: &Arc<Session>) {
 /// Spares the node the wait for our leases to end. If this is lost, it waits.
 async fn close(client: &Client, session: &Session) {
     let Ok(body) = json(&wire::NearClose { client: session.client.clone() }) else { return };
-    let _ = client
-        .transport()
-        .exchange(&session.url, &Method::POST, "/cache/near/close", body, PATIENCE)
-        .await;
+    let _ =
+        client.transport().exchange(&session.url, &Method::POST, "/cache/near/close", body, PATIENCE).await;
 }
 
 impl<T> Inner<T> {

@@ -68,7 +68,10 @@ mod tests {
         let leases = Leases::default();
         let at = |ms: u64| Duration::from_millis(ms);
         let first = leases.extend_at(&lease(100), at(1_000), nanos(at(1_010)));
-        assert!(first.lasts(nanos(at(1_098))) && !first.lasts(nanos(at(1_099))), "a hundredth short, from the send");
+        assert!(
+            first.lasts(nanos(at(1_098))) && !first.lasts(nanos(at(1_099))),
+            "a hundredth short, from the send"
+        );
         let second = leases.extend_at(&lease(100), at(1_050), nanos(at(1_098)));
         assert!(Arc::ptr_eq(&first, &second) && first.lasts(nanos(at(1_148))));
         let other = wire::NearLease { of: "3.1".into(), ms: 100 };

@@ -304,7 +304,10 @@ impl World {
     fn commits(&mut self, version: Option<Version>) {
         if self.history.last() != Some(&version) {
             let newest = self.history.iter().flatten().max();
-            assert!(version.as_ref().is_none_or(|it| Some(it) > newest), "{version:?} is back, after {newest:?}");
+            assert!(
+                version.as_ref().is_none_or(|it| Some(it) > newest),
+                "{version:?} is back, after {newest:?}"
+            );
             self.history.push(version);
         }
     }
@@ -332,11 +335,13 @@ impl World {
         let raw = self.home.raw(&self.key, self.now).map(|held| held.version);
         let Some((owner, grant, process)) = self.home.owner(&self.key) else { return raw };
         let back = self.packets.iter().find_map(|packet| match packet {
-            Packet::Forgotten { from, seq, had, recall: true } if self.home.awaits(*from, *seq) => match had {
-                Had::Written(held) => live(held),
-                Had::Nothing => Some(raw),
-                Had::Lost => None,
-            },
+            Packet::Forgotten { from, seq, had, recall: true } if self.home.awaits(*from, *seq) => {
+                match had {
+                    Had::Written(held) => live(held),
+                    Had::Nothing => Some(raw),
+                    Had::Lost => None,
+                }
+            }
             _ => None,
         });
         if let Some(back) = back {

@@ -17,9 +17,9 @@ use tokio::time::{Instant, timeout_at};
 use super::drive::FORGET_TIMEOUT;
 use super::{Cache, Entry, Error, Key, State};
 
-/// A question for news is answered after so long at the latest, so that the next one comes before
-/// the lease has run out that is counted from the last one.
-const WAIT_MAX: Duration = Duration::from_millis(near::LEASE.0 / 3);
+/// A question for news is answered after so long at the latest: the lease is counted from the question,
+/// and has to last until the next one is answered, even if it was cut short.
+const WAIT_MAX: Duration = Duration::from_millis(near::LEASE.0 / 4);
 
 /// A value for a near client.
 #[derive(Clone, Debug)]

@@ -129,6 +129,8 @@ struct Lease {
     /// have stopped to wait for us in between.
     period: u64,
     used: Millis,
+    /// When a near client last used it.
+    lent: Option<Millis>,
     renewing_since: Option<Millis>,
 }
 
@@ -195,7 +197,7 @@ impl Copies {
     /// What is left of the lease of `home`, which near clients go on using.
     pub fn lend_on(&mut self, home: Origin, now: Millis) -> Option<Millis> {
         let lease = self.leases.get_mut(&home).filter(|lease| now < lease.until)?;
-        lease.used = now;
+        (lease.used, lease.lent) = (now, Some(now));
         Some(lease.until.since(now))
     }
 
@@ -307,6 +309,7 @@ impl Copies {
             until: Millis(0),
             period: 0,
             used: now,
+            lent: None,
             renewing_since: None,
         });
         if now >= lease.until {
@@ -327,13 +330,16 @@ impl Copies {
         self.flushed.retain(|home, _| leases.contains_key(home));
         let (mut due, mut idle) = (Vec::new(), Vec::new());
         for (home, lease) in &mut self.leases {
-            let is_half_over = lease.until.since(now) < Millis(lease::LEASE.0 / 2);
+            // Near clients get a part of what is left: it must not become too little.
+            let is_lent = lease.lent.is_some_and(|lent| now.since(lent) < lease::LEASE);
+            let enough = if is_lent { lease::LEASE.0 / 4 * 3 } else { lease::LEASE.0 / 2 };
+            let is_low = lease.until.since(now) < Millis(enough);
             let is_used = now.since(lease.used) < IDLE;
             let is_asked = lease.renewing_since.is_some_and(|since| now.since(since) < RENEWAL_TIMEOUT);
             if !is_used && self.store.owns(*home) {
                 idle.push(*home);
             }
-            if is_half_over && is_used && !is_asked {
+            if is_low && is_used && !is_asked {
                 lease.renewing_since = Some(now);
                 due.push(*home);
             }
@@ -345,7 +351,6 @@ impl Copies {
     /// A home renewed its lease by `span`, asked for at `sent`. One that had ended meanwhile stays
     /// ended: its copies are dead.
     pub fn renewed(&mut self, home: Origin, sent: Millis, span: Millis, now: Millis) {
-
         let until = lease::held_until(sent, span);
         if let Some(lease) = self.leases.get_mut(&home)
             && now < lease.until

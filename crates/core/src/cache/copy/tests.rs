@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::cache::Version;
 use crate::cache::lease::{LEASE, held_until};
-use crate::cache::message::{Forget, Had, Order};
+use crate::cache::message::{Forget, Grant, Had, Order};
 use crate::names::{Incarnation, NodeId};
 
 const HOME: Origin = Origin { node: NodeId(1), incarnation: Incarnation(1) };
@@ -203,4 +203,20 @@ fn copies_stay_within_their_bytes_and_those_that_are_read_stay_longest() {
         forget(&mut copies, "hot");
     }
     assert!(copies.store.order_len() < 300, "{}", copies.store.order_len());
+}
+
+#[test]
+fn a_lease_that_near_clients_use_is_renewed_earlier_and_an_owned_line_is_lent_to_nobody() {
+    let mut copies = copies();
+    fill(&mut copies, "k", leased(held("a")), T0);
+    let lent = copies.lend("k", at(100)).unwrap();
+    assert_eq!(lent, (held("a"), HOME, held_until(T0, LEASE).since(at(100))));
+    assert_eq!(copies.renewals(at(400)).0, []);
+    assert_eq!(copies.renewals(at(600)).0, [HOME]);
+    copies.not_renewed(HOME);
+    assert_eq!(copies.renewals(at(700)).0, [HOME], "refused: asked again soon");
+    let grant = Grant { number: 1, after: Version::default(), writes: 5, ttl: None };
+    fill(&mut copies, "own", Value { grant: Some(grant), ..leased(held("a")) }, at(800));
+    assert_eq!(copies.lend("own", at(801)), None);
+    assert_eq!(copies.lend_on(HOME, held_until(at(800), LEASE)), None, "it is over");
 }

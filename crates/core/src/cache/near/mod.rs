@@ -291,8 +291,11 @@ impl Near {
     }
 
     fn forget_key(&mut self, tag: Tag, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
-        let holders: Vec<(ClientId, Held)> =
-            self.holders.get(key).map(|of| of.iter().map(|(id, held)| (*id, *held)).collect()).unwrap_or_default();
+        let holders: Vec<(ClientId, Held)> = self
+            .holders
+            .get(key)
+            .map(|of| of.iter().map(|(id, held)| (*id, *held)).collect())
+            .unwrap_or_default();
         for (id, held) in holders {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             if !client.may_read(held.home, now) {

@@ -4,6 +4,8 @@
 //! It shows what a running cluster does here and now. It starts no servers, and proves nothing about
 //! correctness: errors are counted, not judged.
 
+mod near;
+mod sharers;
 mod tally;
 mod workload;
 
@@ -52,6 +54,12 @@ pub(super) struct Args {
     /// Distinct cache keys, or sessions
     #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     keys: u32,
+    /// Nodes that hold a copy of each key when `cache-set` writes it
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=100))]
+    sharers: u64,
+    /// Threads of `cache-near`
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    threads: u32,
     /// The queue to use
     #[arg(long, default_value = "bench", value_name = "NAME")]
     queue: String,
@@ -71,6 +79,8 @@ Examples:
   lockstep bench queue-push --batch 100 --bytes 1024    pushes of 100 messages each; counted in messages
   lockstep bench queue-cycle -c 16 -s 30                push + receive + ack
   lockstep bench cache-get --url http://127.0.0.1:8001,http://127.0.0.1:8002 --json
+  lockstep bench cache-set --sharers 2 --url URL,URL,URL    writes that two nodes have to hear of first
+  lockstep bench cache-near --threads 2                 hits of a near cache in this process
 The generator shares this machine with what it measures: compare figures of one machine only.";
 
 /// How long a request may still take once the measurement is over.
@@ -81,6 +91,9 @@ const RECONNECT: Duration = Duration::from_millis(100);
 
 /// Runs the load and prints what came of it.
 pub(super) fn run(args: Args) -> Result<(), Failure> {
+    if args.workload == Workload::CacheNear {
+        return near::run(&args);
+    }
     let addresses: Result<Vec<Address>, String> = args.url.iter().map(|url| Address::parse(url)).collect();
     let addresses = addresses.map_err(|error| Failure::usage(format_args!("--url: {error}")))?;
     if args.batch > 1 && !args.workload.takes_batches() {
@@ -100,7 +113,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 async fn measure(args: &Args, addresses: &[Address]) -> Result<Tally, Failure> {
     let unreachable = |error| Failure::new(format_args!("{}: {error}; is the cluster running?", args.url[0]));
     let mut first = Connection::open(&addresses[0]).await.map_err(unreachable)?;
-    let prepared = Prepared::new(args, addresses);
+    let mut prepared = Prepared::new(args, addresses);
+    let sharers = usize::try_from(args.sharers).unwrap_or(usize::MAX);
+    let plan = sharers::Plan::new(addresses, args.keys, sharers).await;
+    prepared.sharers = Rc::new(plan.map_err(|error| Failure::new(format_args!("cannot prepare: {error}")))?);
     prepared.fill(&mut first).await.map_err(|error| Failure::new(format_args!("cannot prepare: {error}")))?;
     let window = Window::after(args.warm_up_seconds, args.seconds);
     let tally = Rc::new(RefCell::new(Tally::default()));
@@ -160,6 +176,7 @@ async fn drive_connected(
     tally: &RefCell<Tally>,
 ) -> Result<(), StepError> {
     let mut connection = Connection::open(address).await?;
+    worker.share().await?;
     let mut started = Instant::now();
     while started < window.end {
         let outcome = worker.step(&mut connection).await;
@@ -171,7 +188,8 @@ async fn drive_connected(
             Err(error) if counts => tally.borrow_mut().failed(error.code()),
             _ => {}
         }
-        started = now;
+        worker.share().await?;
+        started = Instant::now();
         if let Some(pause) = worker.pause() {
             tokio::time::sleep(pause.min(window.end.saturating_duration_since(now))).await;
             started = Instant::now();

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Args;
+use super::sharers::{Plan, Sharers};
 use crate::cli::http1::{Address, Connection, Response};
 
 /// What to measure.
@@ -24,8 +25,10 @@ pub(super) enum Workload {
     QueueCycle,
     /// Read keys that exist
     CacheGet,
-    /// Write keys
+    /// Write keys, of which --sharers nodes hold a copy
     CacheSet,
+    /// Read keys from a near cache in this process
+    CacheNear,
     /// A plain GET: what HTTP itself costs here
     HttpGet,
 }
@@ -97,6 +100,8 @@ pub(super) struct Prepared {
     walks: Vec<(String, Requests)>,
     /// What must be written before anything can be read.
     fill: Vec<Vec<u8>>,
+    /// Who takes a copy before each write.
+    pub(super) sharers: Rc<Plan>,
 }
 
 impl Prepared {
@@ -116,6 +121,7 @@ impl Prepared {
             run: std::process::id(),
             walks: addresses.iter().map(walk).collect(),
             fill: (0..args.keys).filter(|_| reads).map(|key| set(args, &addresses[0], key)).collect(),
+            sharers: Rc::default(),
         }
     }
 
@@ -140,6 +146,7 @@ pub(super) struct Worker {
     ready: Requests,
     next: usize,
     then: Then,
+    sharers: Sharers,
 }
 
 /// What follows the ready-made request.
@@ -189,10 +196,17 @@ impl Worker {
                 Rc::new(vec![push(args, address)])
             }
             Workload::CacheGet | Workload::CacheSet => prepared.walk(address),
+            Workload::CacheNear => Rc::default(),
             Workload::HttpGet => Rc::new(vec![address.get(&args.path)]),
         };
         // Connections start at different keys, so that they do not walk in step.
-        Self { address: address.clone(), next: number as usize * 7919, ready, then }
+        let sharers = Sharers::new(&prepared.sharers);
+        Self { address: address.clone(), next: number as usize * 7919, ready, then, sharers }
+    }
+
+    /// What has to be so before the next operation, and is not measured.
+    pub(super) async fn share(&mut self) -> Result<(), StepError> {
+        self.sharers.read((self.next + 1) % self.ready.len().max(1)).await
     }
 
     /// How long to do nothing before the next operation.
@@ -256,7 +270,7 @@ fn set(args: &Args, address: &Address, key: u32) -> Vec<u8> {
 }
 
 /// An answer without any error in it, that of a batch's items included.
-fn ok(response: Response<'_>) -> Result<Response<'_>, StepError> {
+pub(super) fn ok(response: Response<'_>) -> Result<Response<'_>, StepError> {
     let is_batch = response.body.starts_with(br#"{"results":"#);
     if (200..300).contains(&response.status) && !(is_batch && has_error(response.body)) {
         return Ok(response);
@@ -271,7 +285,7 @@ fn has_error(body: &[u8]) -> bool {
 }
 
 /// The text that follows `mark`, as long as `belongs`.
-fn after(body: &[u8], mark: &[u8], belongs: impl Fn(u8) -> bool) -> Result<String, StepError> {
+pub(super) fn after(body: &[u8], mark: &[u8], belongs: impl Fn(u8) -> bool) -> Result<String, StepError> {
     let missing = || StepError::Refused(format!("no {} in the answer", String::from_utf8_lossy(mark)));
     let start = body.windows(mark.len()).position(|window| window == mark).ok_or_else(missing)? + mark.len();
     let length = body[start..].iter().position(|byte| !belongs(*byte)).unwrap_or(body.len() - start);

@@ -29,7 +29,8 @@ pub(crate) async fn get(State(gate): Shared, body: Json<wire::NearGet>) -> Resul
     let api = gate.api()?;
     let wire::NearGet { client, key, namespace } = body.value;
     let named = Named::new("key", key, &known(api, namespace).await?)?;
-    let Lent { entry, lease: of } = api.cache.near_get(&client, &named.key, api.limits.request_time).await??;
+    let Lent { entry, lease: of } =
+        api.cache.near_get(&client, &named.key, api.limits.request_time).await??;
     let (value, version, left) = match entry {
         Some(entry) => (Some(json(&entry.value)?), Some(entry.version.to_string()), entry.left),
         None => (None, None, None),
