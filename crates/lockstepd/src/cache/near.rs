@@ -189,7 +189,9 @@ impl Cache {
         for output in outputs {
             match output {
                 near::Output::Wake(client) => {
-                    state.near.bells.get(&client).map(|bell| bell.notify_one());
+                    if let Some(bell) = state.near.bells.get(&client) {
+                        bell.notify_one();
+                    }
                 }
                 near::Output::Forgotten(tag) => {
                     if let Some(Forgetting { home, seq, had }) = state.near.orders.remove(&tag) {
