@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::clock::Clock;
 
 /// A member that has said nothing for so long no longer counts: it may be gone for good.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks of a node whose log is busy: so little can be written meanwhile that it always fits.
+const AGAIN_AFTER_US: u64 = 2_000;
 /// How often a node looks whose log stands still.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -25,6 +27,8 @@ pub struct Space {
     full: AtomicBool,
     /// Where to look, and from how many percent on it is full.
     place: OnceLock<(PathBuf, u64)>,
+    /// When a message of the log made it look, in microseconds of the node's clock.
+    looked_us: AtomicU64,
 }
 
 impl Space {
@@ -47,9 +51,18 @@ impl Space {
         }
     }
 
-    /// Looks now. Cheap enough for every message of the log: a small disk fills in less time than
+    /// Looks, unless it just has. For every message of the log: a small disk fills in less time than
     /// lies between two looks of [`Self::watch`].
-    pub fn look(&self) {
+    pub fn look_at(&self, now: Duration) {
+        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let last = self.looked_us.load(Ordering::Relaxed);
+        if now.abs_diff(last) >= AGAIN_AFTER_US {
+            self.looked_us.store(now, Ordering::Relaxed);
+            self.look();
+        }
+    }
+
+    fn look(&self) {
         let Some((data, percent_max)) = self.place.get() else { return };
         match usage(data) {
             Ok(usage) => self.set_full(usage.percent >= *percent_max),
@@ -85,10 +98,11 @@ impl Voters {
 
     /// `node` has said whether its disk is full.
     pub fn heard(&self, node: NodeId, full: bool) {
-        self.own.look();
+        let now = self.clock.now();
+        self.own.look_at(now);
         let mut all = self.lock();
         if full {
-            all.insert(node, self.clock.now());
+            all.insert(node, now);
         } else if !all.is_empty() {
             all.remove(&node);
         }

@@ -117,3 +117,17 @@ pub struct Status {
     /// Whether the driver has failed for good, and why.
     pub failed: Option<String>,
 }
+
+impl Status {
+    /// Whether only [`Self::applied`] has moved on from `before`: nothing to wake anybody for. The very
+    /// first entry is news, it shows that the shard has formed.
+    pub fn only_went_on(&self, before: &Self) -> bool {
+        let Self { leader, leading, epoch, applied, away, failed } = self;
+        *leader == before.leader
+            && *leading == before.leading
+            && *epoch == before.epoch
+            && *away == before.away
+            && *failed == before.failed
+            && (before.applied.0 > 0 || applied.0 == 0)
+    }
+}

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::frame::Frame;
-use super::outgoing::{Connection, PART};
+use super::outgoing::{Connection, PART, make_room};
 use super::{Error, Handler, Service, Settings};
 
 /// Requests that one connection may have waiting at once; above it, it is not read.
@@ -67,6 +67,7 @@ pub(super) async fn serve(connection: Connection, from: NodeId, handlers: Arc<Ha
             }
             output.clear();
         }
+        make_room(&mut input);
         tokio::select! {
             biased;
             Some((id, answer)) = waiting.next(), if !waiting.is_empty() => {

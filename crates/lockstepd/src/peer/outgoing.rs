@@ -268,6 +268,7 @@ impl Link {
                 }
                 Ok(None) => {
                     let silence = if pinged.is_some() { settings.silence_max } else { settings.ping_every };
+                    make_room(&mut input);
                     match timeout(silence, read.read_buf(&mut input)).await {
                         Ok(Ok(1..)) => {}
                         Err(_) => {
@@ -309,6 +310,8 @@ impl Link {
 
 /// Bytes that are written at once: what one deadline is for.
 pub(super) const PART: usize = 64 * 1024;
+/// Room for what one read may bring: many small frames.
+const READ: usize = 16 * 1024;
 /// Buffers above this are given back after a burst.
 const KEEP: usize = 256 * 1024;
 
@@ -358,6 +361,14 @@ impl Connection {
                 _ => return Err(Error::Unreachable),
             }
         }
+    }
+}
+
+/// Frames are cut off the front of `input` and take its room with them; without new room a read would
+/// bring a few bytes.
+pub(super) fn make_room(input: &mut BytesMut) {
+    if input.capacity() - input.len() < READ / 4 {
+        input.reserve(READ);
     }
 }
 

@@ -83,13 +83,21 @@ impl Follow {
     }
 
     fn tell(&self, status: Status) {
-        let before = self.status.send_replace(status.clone());
-        if before.leading && !status.leading {
-            tracing::info!(shard = self.shard.0, epoch = status.epoch.0, "no longer leading");
+        let (leading, epoch) = (status.leading, status.epoch.0);
+        let mut led = false;
+        // Thousands may wait for a change of leader: entry after entry is none.
+        self.status.send_if_modified(|now| {
+            led = now.leading;
+            let news = !status.only_went_on(now);
+            *now = status;
+            news
+        });
+        if led && !leading {
+            tracing::info!(shard = self.shard.0, epoch, "no longer leading");
             self.state.waiters().wake_all();
         }
-        if !before.leading && status.leading {
-            tracing::info!(shard = self.shard.0, epoch = status.epoch.0, "leading");
+        if !led && leading {
+            tracing::info!(shard = self.shard.0, epoch, "leading");
         }
     }
 

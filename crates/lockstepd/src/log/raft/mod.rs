@@ -231,7 +231,7 @@ impl Groups {
             snapshot_policy: SnapshotPolicy::Never,
             // Bytes again decide what is kept behind a snapshot, see `follow.rs`.
             max_in_snapshot_log_to_keep: u64::MAX / 2,
-            // One pack is in flight at a time: the defaults would reserve megabytes for each group.
+            // A few packs are in flight at most: the defaults would reserve megabytes for each group.
             api_channel_size: Some(1_024),
             notification_channel_size: Some(1_024),
             state_machine_channel_size: Some(256),

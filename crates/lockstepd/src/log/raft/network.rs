@@ -320,8 +320,10 @@ impl Heard {
         Self { clock, at: Arc::default() }
     }
 
-    fn now(&self) {
-        *self.at.lock().expect("nothing panics while it holds this") = Some(self.clock.now());
+    fn now(&self) -> Duration {
+        let now = self.clock.now();
+        *self.at.lock().expect("nothing panics while it holds this") = Some(now);
+        now
     }
 
     /// Whether one was heard of in the last `time`.
@@ -408,9 +410,9 @@ impl Handler for Receiver {
         let stopped = |_| peer::Error::Unreachable;
         match ask {
             Ask::Append(rpc) => {
-                heard.now();
+                let now = heard.now();
                 let answer = raft.append_entries(rpc).await.map_err(stopped)?;
-                self.space.look();
+                self.space.look_at(now);
                 Ok(encode(&(self.space.is_full(), answer)))
             }
             Ask::Vote(rpc) => raft.vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),

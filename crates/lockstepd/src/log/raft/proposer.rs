@@ -1,11 +1,16 @@
-//! Proposes packs to raft, one entry in flight: it costs the cluster four messages and a sync at
-//! each member.
+//! Proposes packs to raft. An entry costs the cluster four messages and a sync at each member, so
+//! under load what comes while one is in flight waits for the next; where little is asked, entries
+//! follow each other without waiting.
 //!
 //! It also stamps log time, because stamping belongs where entries are ordered.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use lockstep_core::{Index, Pack};
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use tokio::sync::{mpsc, watch};
@@ -21,6 +26,11 @@ use crate::state::State;
 /// is handing over refuses for a while, and keeps saying that it leads.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
+/// Another entry may leave while those in flight carry fewer commands than this. A lock that goes from
+/// hand to hand is such a case: the next holder's release need not wait until the last one's next
+/// request is on disk.
+const IN_FLIGHT_COMMANDS: usize = 8;
+
 pub(super) struct Proposer {
     raft: Raft,
     state: Arc<State>,
@@ -28,7 +38,16 @@ pub(super) struct Proposer {
     status: watch::Receiver<Status>,
     waiting: mpsc::Receiver<Waiting>,
     pack_bytes: usize,
+    in_flight: FuturesUnordered<BoxFuture<'static, Written>>,
+    /// Commands in them; an entry without any counts as one.
+    carried: usize,
     /// Whether the last entry was refused.
+    refused: bool,
+}
+
+/// What became of an entry whose callers have been told.
+struct Written {
+    carried: usize,
     refused: bool,
 }
 
@@ -42,16 +61,20 @@ impl Proposer {
         settings: &Settings,
     ) -> Self {
         let log_time = LogTime::new(clock);
-        Self { raft, state, log_time, status, waiting, pack_bytes: settings.pack_bytes, refused: false }
+        let pack_bytes = settings.pack_bytes;
+        let in_flight = FuturesUnordered::new();
+        Self { raft, state, log_time, status, waiting, pack_bytes, in_flight, carried: 0, refused: false }
     }
 
     /// Runs until every sender has gone.
     pub(super) async fn run(mut self) {
         loop {
-            let tick = self.until_tick();
+            let tick = if self.in_flight.is_empty() { self.until_tick() } else { None };
+            let room = self.carried < IN_FLIGHT_COMMANDS;
             tokio::select! {
                 biased;
-                first = self.waiting.recv() => match first {
+                Some(written) = self.in_flight.next(), if !self.in_flight.is_empty() => self.landed(&written),
+                first = self.waiting.recv(), if room => match first {
                     Some(first) => {
                         // Whoever is about to propose in this turn joins the pack.
                         tokio::task::yield_now().await;
@@ -78,12 +101,28 @@ impl Proposer {
         let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
         let now = self.log_time.stamp(epoch, last, max_step);
         let pack = Pack { now, settings: self.state.settings_due(), commands };
-        let written = self.raft.client_write(Payload(pack.encode())).await;
-        self.refused = written.is_err();
-        match written {
-            Ok(done) => answer(callers, Index(done.log_id.index), done.data.0),
-            Err(error) => fail(callers, &refused(error)),
+        let carried = pack.commands.len().max(1);
+        let (raft, bytes) = (self.raft.clone(), pack.encode());
+        let mut write = Box::pin(async move {
+            let written = raft.client_write(Payload(bytes)).await;
+            let refused = written.is_err();
+            match written {
+                Ok(done) => answer(callers, Index(done.log_id.index), done.data.0),
+                Err(error) => fail(callers, &why_refused(error)),
+            }
+            Written { carried, refused }
+        });
+        self.carried += carried;
+        // Here, so that entries are handed over in the order of their stamps.
+        match futures::poll!(&mut write) {
+            Poll::Ready(written) => self.landed(&written),
+            Poll::Pending => self.in_flight.push(write),
         }
+    }
+
+    fn landed(&mut self, written: &Written) {
+        self.carried -= written.carried;
+        self.refused = written.refused;
     }
 
     /// How long until log time should be written down although nothing is asked.
@@ -100,7 +139,7 @@ impl Proposer {
     }
 }
 
-fn refused(error: RaftError<Config, ClientWriteError<Config>>) -> ProposeError {
+fn why_refused(error: RaftError<Config, ClientWriteError<Config>>) -> ProposeError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, .. })) => {
             ProposeError::NotLeader { hint: leader_id.map(lockstep_core::names::NodeId) }
