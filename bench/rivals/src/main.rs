@@ -45,6 +45,8 @@ impl Args {
 enum Workload {
     /// lock and unlock through etcd's lock service, each connection its own lock
     EtcdLocks,
+    /// lock and unlock through etcd's lock service, all connections the same lock
+    EtcdHandOver,
     /// Publish to a JetStream work queue of three replicas, awaiting the acknowledgements
     NatsPush,
     /// Publish, take from a shared durable consumer, send the acknowledgement
@@ -72,7 +74,8 @@ async fn main() -> Result<(), Error> {
     let args = Args::parse();
     match args.workload {
         Workload::Serve => serve(&args.at(0)).await,
-        Workload::EtcdLocks => etcd_locks(&args).await,
+        Workload::EtcdLocks => etcd_locks(&args, |nth| format!("lock-{nth}")).await,
+        Workload::EtcdHandOver => etcd_locks(&args, |_| "lock".into()).await,
         Workload::NatsPush => nats::push(&args).await,
         Workload::NatsCycle => nats::cycle(&args, false).await,
         Workload::NatsCycleConfirmed => nats::cycle(&args, true).await,
@@ -85,11 +88,11 @@ async fn main() -> Result<(), Error> {
     }
 }
 
-async fn etcd_locks(args: &Args) -> Result<(), Error> {
+async fn etcd_locks(args: &Args, name_of: fn(usize) -> String) -> Result<(), Error> {
     let connect = |nth: usize| async move {
         let mut client = etcd_client::Client::connect([args.at(nth)], None).await?;
         let lease = client.lease_grant(120, None).await?.id();
-        Ok((client, lease, format!("lock-{nth}")))
+        Ok((client, lease, name_of(nth)))
     };
     load::run(args, connect, async |(client, lease, name)| {
         let options = etcd_client::LockOptions::new().with_lease(*lease);
