@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::due::Due;
 use super::machine::Applied;
-use super::network::Heard;
+use super::receiver::Heard;
 use super::storage::Storage;
 use super::types::{Config, Raft};
 use super::{Settings, Status};

@@ -10,6 +10,7 @@ mod follow;
 mod machine;
 mod network;
 mod proposer;
+mod receiver;
 mod runtime;
 mod storage;
 #[cfg(test)]
@@ -103,7 +104,7 @@ pub struct Groups {
     space: Arc<Space>,
     peers: Arc<dyn Peers>,
     clock: Clock,
-    receiver: Arc<network::Receiver>,
+    receiver: Arc<receiver::Receiver>,
     running: Mutex<BTreeMap<ShardId, Arc<RaftLog>>>,
 }
 
@@ -118,7 +119,7 @@ impl Groups {
         peers: Arc<dyn Peers>,
         clock: Clock,
     ) -> Self {
-        let receiver = Arc::new(network::Receiver::new(snapshots.clone(), Arc::clone(&space)));
+        let receiver = Arc::new(receiver::Receiver::new(snapshots.clone(), Arc::clone(&space)));
         Self { settings, node, wal, snapshots, space, peers, clock, receiver, running: Mutex::default() }
     }
 
@@ -154,7 +155,7 @@ impl Groups {
         let raft = types::Raft::new(self.node.0, config, factory, storage.clone(), machine)
             .await
             .map_err(|error| Error::Raft { shard, why: error.to_string() })?;
-        let heard = network::Heard::new(self.clock.clone());
+        let heard = receiver::Heard::new(self.clock.clone());
         self.receiver.add(shard, raft.clone(), Arc::clone(&state), heard.clone());
         let (status, _) = watch::channel(Status::default());
         let follow = follow::Follow {

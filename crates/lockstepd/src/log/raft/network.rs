@@ -1,15 +1,13 @@
-//! Raft's messages between the replicas of one shard, over the node's peer transport.
+//! Raft's messages to the other replicas of one shard, over the node's peer transport.
 //!
 //! Appends are pipelined: many are on their way at once, in order, and their answers keep that
 //! order. Every message has a deadline of ours; openraft's are too short for a busy disk.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lockstep_core::names::{MessageId, NodeId, ShardId};
@@ -25,18 +23,18 @@ use serde::{Deserialize, Serialize};
 use super::due::Due;
 use super::machine::Data;
 use super::types::{
-    Append, AppendAnswer, Config, Raft, Snapshot, SnapshotMeta, Transfer, TransferAnswer, Vote, VoteAnswer,
+    Append, AppendAnswer, Config, Snapshot, SnapshotMeta, Transfer, TransferAnswer, Vote, VoteAnswer,
     VoteAsk, encode,
 };
 use crate::blocking;
-use crate::clock::Clock;
-use crate::peer::{self, Handler, Lane, Peers, Service};
-use crate::space::{Space, Voters};
-use crate::state::State;
-use crate::store::snapshots::{Arriving, Saved, Snapshots};
+use crate::peer::{self, Lane, Peers, Service};
+use crate::space::Voters;
+use crate::store::snapshots::Saved;
 
 /// Appends on their way to one follower.
 const PIPELINE: usize = 16;
+/// How long a follower may learn later than it could how far the log is committed.
+const COMMIT_PAUSE: Duration = Duration::from_millis(1);
 const APPEND_TIME: Duration = Duration::from_secs(5);
 const VOTE_TIME: Duration = Duration::from_secs(2);
 const CHUNK_TIME: Duration = Duration::from_secs(30);
@@ -45,7 +43,7 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Serialize, Deserialize)]
-enum Ask {
+pub(super) enum Ask {
     Append(Append),
     Vote(VoteAsk),
     PreVote(VoteAsk),
@@ -56,26 +54,26 @@ enum Ask {
 
 /// A part of a snapshot; the last one installs it.
 #[derive(Serialize, Deserialize)]
-struct Part {
-    vote: Vote,
-    meta: SnapshotMeta,
+pub(super) struct Part {
+    pub(super) vote: Vote,
+    pub(super) meta: SnapshotMeta,
     /// Counted from 0; a missing one breaks the transfer off.
-    number: u64,
-    piece: Piece,
-    last: bool,
+    pub(super) number: u64,
+    pub(super) piece: Piece,
+    pub(super) last: bool,
 }
 
 /// Bodies come first, so that what becomes of them is known when the shard's own bytes are.
 #[derive(Serialize, Deserialize)]
-enum Piece {
+pub(super) enum Piece {
     Bodies { file: usize, bytes: Bytes },
     Core(Bytes),
 }
 
 #[derive(Serialize, Deserialize)]
-struct Envelope {
-    shard: ShardId,
-    ask: Ask,
+pub(super) struct Envelope {
+    pub(super) shard: ShardId,
+    pub(super) ask: Ask,
 }
 
 /// Makes connections for one shard.
@@ -188,7 +186,7 @@ impl RaftNetworkV2<Config> for Network {
     where
         S: Stream<Item = Append> + OptionalSend + Unpin + 'static,
     {
-        let calls = input.map(move |rpc| {
+        let calls = spare(input).map(move |rpc| {
             let prev = rpc.prev_log_id;
             let last = rpc.entries.last().map(RaftEntry::log_id).or(prev);
             let call = self.append(rpc);
@@ -237,6 +235,22 @@ impl RaftNetworkV2<Config> for Network {
     ) -> Result<TransferAnswer, RPCError<Config>> {
         self.ask(Lane::Control, Ask::Transfer(req), VOTE_TIME).await.map_err(failed)
     }
+}
+
+/// Leaves out a message that only says how far the log is committed where the next entries, which say
+/// it too, follow at once. The answer to these stands for both.
+fn spare(input: impl Stream<Item = Append> + Send + Unpin) -> impl Stream<Item = Append> + Send {
+    futures::stream::unfold((input, false), |(mut input, begun)| async move {
+        let mut rpc = input.next().await?;
+        // The first one asks what the follower has.
+        if begun
+            && rpc.entries.is_empty()
+            && let Ok(Some(next)) = tokio::time::timeout(COMMIT_PAUSE, input.next()).await
+        {
+            rpc = next;
+        }
+        Some((rpc, (input, true)))
+    })
 }
 
 impl Network {
@@ -305,131 +319,5 @@ fn failed(error: peer::Error) -> RPCError<Config> {
     match error {
         peer::Error::NoAnswer => RPCError::Network(NetworkError::new(&error)),
         _ => RPCError::Unreachable(Unreachable::new(&error)),
-    }
-}
-
-/// When a leader was last heard of.
-#[derive(Clone)]
-pub(super) struct Heard {
-    clock: Clock,
-    at: Arc<Mutex<Option<Duration>>>,
-}
-
-impl Heard {
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, at: Arc::default() }
-    }
-
-    fn now(&self) -> Duration {
-        let now = self.clock.now();
-        *self.at.lock().expect("nothing panics while it holds this") = Some(now);
-        now
-    }
-
-    /// Whether one was heard of in the last `time`.
-    pub(super) fn within(&self, time: Duration) -> bool {
-        let at = *self.at.lock().expect("nothing panics while it holds this");
-        at.is_some_and(|at| self.clock.now().saturating_sub(at) < time)
-    }
-}
-
-/// Takes raft's messages for every shard of this node.
-pub(super) struct Receiver {
-    snapshots: Snapshots,
-    space: Arc<Space>,
-    seats: RwLock<BTreeMap<ShardId, Seat>>,
-    /// Snapshots that are arriving: whose, which part comes next, and what of them is here.
-    arriving: Mutex<BTreeMap<(ShardId, NodeId), (u64, Arriving)>>,
-}
-
-/// One shard's replica at this node.
-#[derive(Clone)]
-struct Seat {
-    raft: Raft,
-    state: Arc<State>,
-    heard: Heard,
-}
-
-impl Receiver {
-    pub(super) fn new(snapshots: Snapshots, space: Arc<Space>) -> Self {
-        Self { snapshots, space, seats: RwLock::default(), arriving: Mutex::default() }
-    }
-
-    pub(super) fn add(&self, shard: ShardId, raft: Raft, state: Arc<State>, heard: Heard) {
-        let seat = Seat { raft, state, heard };
-        self.seats.write().expect("nothing panics while it holds this").insert(shard, seat);
-    }
-
-    async fn take_part(&self, raft: &Raft, from: (ShardId, NodeId), part: Part) -> Result<Vote, peer::Error> {
-        let Part { vote, meta, number, piece, last } = part;
-        let refused = |error: io::Error| {
-            tracing::warn!(shard = from.0.0, node = from.1.0, %error, "a snapshot cannot be taken");
-            peer::Error::Malformed
-        };
-        let arriving = self.lock_arriving().remove(&from);
-        let here = match (number, arriving) {
-            (0, before) => {
-                drop(before);
-                self.snapshots.receive(from.0).map_err(refused)?
-            }
-            (_, Some((next, here))) if next == number => here,
-            _ => return Err(peer::Error::Malformed),
-        };
-        let memory = self.snapshots.is_memory();
-        let here = blocking::run(memory, move || take_piece(here, &piece)).await.map_err(refused)?;
-        if !last {
-            self.lock_arriving().insert(from, (number + 1, here));
-            return Ok(vote);
-        }
-        let encoded = encode(&meta);
-        let arrived = blocking::run(memory, move || here.finish(encoded)).await.map_err(refused)?;
-        let snapshot = Snapshot { meta, snapshot: Data::Arrived(Box::new(arrived)) };
-        let installed = raft.install_full_snapshot(vote, snapshot).await;
-        installed.map(|answer| answer.vote).map_err(|_| peer::Error::Unreachable)
-    }
-
-    fn lock_arriving(&self) -> MutexGuard<'_, BTreeMap<(ShardId, NodeId), (u64, Arriving)>> {
-        self.arriving.lock().expect("nothing panics while it holds this")
-    }
-}
-
-fn take_piece(mut here: Arriving, piece: &Piece) -> io::Result<Arriving> {
-    match piece {
-        Piece::Bodies { file, bytes } => here.bodies(*file, bytes)?,
-        Piece::Core(bytes) => here.core(bytes),
-    }
-    Ok(here)
-}
-
-#[async_trait]
-impl Handler for Receiver {
-    async fn handle(&self, from: NodeId, payload: Bytes) -> Result<Bytes, peer::Error> {
-        let Envelope { shard, ask } = postcard::from_bytes(&payload).map_err(|_| peer::Error::Malformed)?;
-        let seat = self.seats.read().expect("nothing panics while it holds this").get(&shard).cloned();
-        let Seat { raft, state, heard } = seat.ok_or(peer::Error::Unreachable)?;
-        let stopped = |_| peer::Error::Unreachable;
-        match ask {
-            Ask::Append(rpc) => {
-                let now = heard.now();
-                let answer = raft.append_entries(rpc).await.map_err(stopped)?;
-                self.space.look_at(now);
-                Ok(encode(&(self.space.is_full(), answer)))
-            }
-            Ask::Vote(rpc) => raft.vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
-            Ask::PreVote(rpc) => raft.pre_vote(rpc).await.map(|answer| encode(&answer)).map_err(stopped),
-            Ask::Transfer(rpc) => {
-                let answer = raft.handle_transfer_leader(rpc).await;
-                answer.map(|answer| encode(&answer)).map_err(|_| peer::Error::Unreachable)
-            }
-            Ask::Snapshot(part) => {
-                let theirs = self.take_part(&raft, (shard, from), part).await?;
-                Ok(encode(&theirs))
-            }
-            Ask::Body(id) => {
-                let read = move || Ok(state.body(id).ok().flatten());
-                let body = blocking::run(self.snapshots.is_memory(), read).await;
-                body.map(|body| encode(&body)).map_err(|_| peer::Error::Unreachable)
-            }
-        }
     }
 }
