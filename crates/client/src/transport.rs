@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::client::legacy::Client;
@@ -82,6 +83,28 @@ impl Transport {
                 Err(broken)
             }
             Err(_) => Err(Broken { maybe_done: true, why: format!("{url}: no answer in {patience:?}") }),
+        }
+    }
+
+    /// Opens a stream of server-sent events, to go on after an event if one is given: the status, and
+    /// what follows. `patience` is for its beginning alone.
+    pub(crate) async fn open(
+        &self,
+        url: &Url,
+        target: &str,
+        after: Option<u64>,
+        patience: Duration,
+    ) -> Result<(u16, Incoming), Broken> {
+        let mut request = Request::builder().uri(format!("{url}{target}"));
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        let broken = |why: String| Broken { maybe_done: false, why };
+        let request = request.body(Full::default()).map_err(|error| broken(format!("{url}: {error}")))?;
+        match tokio::time::timeout(patience, self.http.request(request)).await {
+            Ok(Ok(response)) => Ok((response.status().as_u16(), response.into_body())),
+            Ok(Err(error)) => Err(broken(format!("{url}: {}", innermost(&error)))),
+            Err(_) => Err(broken(format!("{url}: no answer in {patience:?}"))),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Random commands of every kind on a few locks, and what must hold after each of them: who may hold
-//! together, that nobody waits without a reason, that queues keep their order, that tokens grow.
+//! together, that nobody waits without a reason, that queues keep their order, that tokens grow, that
+//! no caller who hangs up takes a lock from a holder who has shown that it knows of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,7 +47,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
         2 => (0..5u8, 0..3u8, 0..2u64).prop_map(|(owner, name, wait)| Step::Upgrade(owner, name, wait * 100)),
         1 => (0..5u8, 0..3u8).prop_map(|(owner, name)| Step::Downgrade(owner, name)),
         1 => (0..3u8).prop_map(Step::Break),
-        1 => any::<u8>().prop_map(Step::Cancel),
+        3 => any::<u8>().prop_map(Step::Cancel),
         1 => Just(Step::Open),
         1 => (0..5u8).prop_map(Step::Beat),
         1 => (0..5u8).prop_map(Step::Close),
@@ -62,6 +63,8 @@ struct Run {
     tickets: Vec<Ticket>,
     before: BTreeMap<String, LockView>,
     largest: BTreeMap<String, u64>,
+    /// Holds that their holders have renewed: name, owner, token.
+    known: BTreeSet<(String, String, Token)>,
 }
 
 fn fresh() -> Shard {
@@ -86,6 +89,7 @@ impl Run {
             tickets: Vec::new(),
             before: BTreeMap::new(),
             largest: BTreeMap::new(),
+            known: BTreeSet::new(),
         }
     }
 
@@ -107,7 +111,8 @@ impl Run {
         let owner = |n: u8| Owner(n.to_string().into());
         let session = |nth: u8| self.sessions.get(usize::from(nth)).copied();
         let by = |n: u8| Claimant { owner: owner(n), session: None, token: None };
-        let attempt = Attempt { number: 1, ..Attempt::default() };
+        // One of two callers, as it comes: each may hang up.
+        let attempt = Attempt { number: self.log.len() as u64 % 2, ..Attempt::default() };
         Op::Lock(match step {
             Step::Acquire { owner: n, names: bits, mode, session: nth, ttl, wait, delay, careful } => {
                 let mode = [Mode::Exclusive, Mode::Exclusive, Mode::Shared, Mode::Permit][usize::from(*mode)];
@@ -161,8 +166,37 @@ impl Run {
         locks.into_iter().map(|view| (view.name.0.to_string(), view)).collect()
     }
 
-    fn check(&mut self, reply: &Reply) {
+    /// What a holder knows that it holds: it has renewed it.
+    fn learn(&mut self, step: &Step, reply: &Reply) {
+        let (Step::Renew(owner, bits), Reply::Granted(_)) = (step, reply) else { return };
+        for (nth, name) in ["a", "b", "c"].into_iter().enumerate() {
+            let mut holders = self.before.get(name).into_iter().flat_map(|view| &view.holders);
+            let owner = owner.to_string();
+            if bits & (1 << nth) != 0
+                && let Some(holder) = holders.find(|holder| *holder.holder.owner.0 == owner)
+            {
+                self.known.insert((name.to_owned(), owner, holder.token));
+            }
+        }
+    }
+
+    /// A caller hung up, and no time has passed: nothing ended of which its holder knows.
+    fn nothing_known_ended(&self, after: &BTreeMap<String, LockView>) {
+        let holds = |views: &BTreeMap<String, LockView>| {
+            let all = views.iter().flat_map(|(name, view)| view.holders.iter().map(move |held| (name, held)));
+            let all = all.map(|(name, held)| (name.clone(), held.holder.owner.0.to_string(), held.token));
+            all.collect::<BTreeSet<_>>()
+        };
+        let (before, after) = (holds(&self.before), holds(after));
+        let ended: Vec<_> = before.intersection(&self.known).filter(|hold| !after.contains(*hold)).collect();
+        assert!(ended.is_empty(), "somebody hung up, and {ended:?} ended");
+    }
+
+    fn check(&mut self, passed: u64, step: &Step, reply: &Reply) {
         let after = self.views();
+        if passed == 0 && matches!(step, Step::Cancel(_)) {
+            self.nothing_known_ended(&after);
+        }
         for (name, view) in &after {
             compatible(view);
             // Nobody waits whom nothing keeps from going on.
@@ -182,6 +216,7 @@ impl Run {
             assert!(!owners.is_empty() && cycle.len() >= owners.len(), "{cycle:?}");
         }
         self.before = after;
+        self.learn(step, reply);
     }
 
     /// Those who waited before and still do stand in the same order, except for upgrades.
@@ -228,9 +263,10 @@ proptest! {
             match &reply {
                 Reply::Opened(lease) => run.sessions.push(lease.session),
                 Reply::Waiting { ticket } => run.tickets.push(*ticket),
+                Reply::Granted(grant) => run.tickets.extend(grant.ticket),
                 _ => {}
             }
-            run.check(&reply);
+            run.check(*passed, step, &reply);
         }
         // Everything ends once everybody is silent, leases first and delays after them: nothing leaks.
         let end = |nth: u64| Stamp { index: Index(999 + nth), epoch: Epoch(1), now: Millis(run.now + 5_000 * nth) };

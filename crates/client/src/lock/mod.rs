@@ -8,6 +8,7 @@ mod keeper;
 mod lease;
 mod session;
 mod standing;
+mod watch;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use keeper::Source;
 use lease::Lease;
 pub use session::{OpenSession, Session};
 pub use standing::Lost;
+pub use watch::{LockWatch, Watched};
 
 use crate::call::{Call, Patience};
 use crate::client::{Client, json};

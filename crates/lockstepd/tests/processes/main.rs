@@ -21,6 +21,7 @@ mod lock_clients;
 mod lock_events;
 mod lock_history;
 mod lock_run;
+mod lock_watch;
 mod locks;
 mod near;
 mod on_redis;

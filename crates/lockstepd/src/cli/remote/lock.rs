@@ -3,7 +3,7 @@
 use lockstep_client::Client;
 use serde_json::{Value, json};
 
-use super::{Ask, Request, list, one_request, plain, run, table};
+use super::{Ask, Request, list, one_request, plain, run, table, watch};
 use crate::cli::Failure;
 
 /// Operations on locks.
@@ -118,6 +118,13 @@ pub(in crate::cli) enum Command {
     Session(Session),
     /// Who holds a lock, and who waits for it
     Get { name: String },
+    /// Print what happens to a lock as it happens, until it is stopped
+    Watch {
+        name: String,
+        /// Go on after this event instead of beginning with who holds it
+        #[arg(long, value_name = "ID")]
+        after: Option<u64>,
+    },
     /// The locks that are held or waited for
     List {
         /// Only names that start with this
@@ -170,12 +177,14 @@ Examples:
   lockstep lock run nightly --ttl-ms 10000 -- ./backup.sh
   lockstep lock acquire db gpu --owner worker-1 --mode permit --limit 5
   lockstep lock break resA --reason gone --by ann
-  lockstep lock list --prefix res --json";
+  lockstep lock list --prefix res --json
+  lockstep lock watch resA --json | jq .event";
 
 impl Ask for Command {
     async fn run(&self, client: &Client, json: bool) -> Result<(), Failure> {
         match self {
             Self::Run(args) => run::run(client, args).await,
+            Self::Watch { name, after } => watch::run(client, name, *after, json).await,
             command => one_request(command, client, json).await,
         }
     }
@@ -208,7 +217,7 @@ impl Ask for Command {
                     ("after", after.map(|after| after.to_string())),
                 ],
             ),
-            Self::Run(_) => return Err(Failure::new("more than one request")),
+            Self::Run(_) | Self::Watch { .. } => return Err(Failure::new("more than one request")),
             Self::Session(Session::Open { owner, ttl_ms }) => {
                 Request::post("/session/open", json!({"owner": owner, "ttl_ms": ttl_ms}))
             }
@@ -235,7 +244,7 @@ impl Ask for Command {
             Self::Acquire { .. } | Self::Renew { .. } | Self::Upgrade { .. } | Self::Downgrade { .. } => {
                 format!("token {}, {} ms left", answer["token"], answer["expires_in_ms"])
             }
-            Self::Run(_) => String::new(),
+            Self::Run(_) | Self::Watch { .. } => String::new(),
             Self::Break { .. } => {
                 let lost = list(answer, "holders").map(|holder| plain(&holder["owner"]));
                 format!("broken; lost by {}", lost.collect::<Vec<_>>().join(", "))

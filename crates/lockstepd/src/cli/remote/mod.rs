@@ -10,6 +10,7 @@ pub(super) mod queue;
 mod follow;
 mod push;
 mod run;
+mod watch;
 
 use std::time::Duration;
 
