@@ -100,7 +100,7 @@ pub struct Limits {
     pub near_clients: usize,
     /// Keys that one near cache may hold.
     pub near_keys: usize,
-    /// Requests in hand at once.
+    /// Requests to the cache in hand at once.
     pub requests: usize,
     /// How much log a shard writes between two snapshots, in bytes.
     pub snapshot_bytes: u64,

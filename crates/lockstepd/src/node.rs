@@ -278,7 +278,10 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
         router: Arc::clone(&node.router),
         cache: Arc::clone(&node.cache),
         store: node.engine.about(),
-        limits: http::limits::Limits::around(config.limits.body_bytes),
+        limits: http::limits::Limits {
+            requests_max: config.limits.requests,
+            ..http::limits::Limits::around(config.limits.body_bytes)
+        },
         metrics: Arc::clone(&metrics),
     });
     tracing::info!(node = config.node.0, url = config.advertise, "serving");

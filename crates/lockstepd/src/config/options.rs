@@ -104,7 +104,7 @@ pub struct Options {
     /// Keys that one near cache may hold [default: 50000].
     #[arg(long, env = "LOCKSTEP_NEAR_KEYS_MAX", value_name = "N", help_heading = "Limits")]
     pub near_keys_max: Option<usize>,
-    /// Requests in hand at once; more are refused with 503 overloaded [default: 4096].
+    /// Requests to the cache in hand at once, hits of a node's memory not counted [default: 4096].
     #[arg(long, env = "LOCKSTEP_REQUESTS_MAX", value_name = "N", help_heading = "Limits")]
     pub requests_max: Option<usize>,
 }

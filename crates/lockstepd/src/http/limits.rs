@@ -15,6 +15,8 @@ pub struct Limits {
     pub request_time: Duration,
     /// How long a flush waits for every home.
     pub flush_time: Duration,
+    /// Requests to the cache in hand at once; above it: 503 `overloaded`, at once.
+    pub requests_max: usize,
 }
 
 impl Limits {
@@ -26,6 +28,7 @@ impl Limits {
             body_time: Duration::from_secs(30),
             request_time: Duration::from_secs(10),
             flush_time: Duration::from_secs(20),
+            requests_max: 4_096,
         }
     }
 }

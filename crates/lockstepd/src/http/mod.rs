@@ -11,6 +11,7 @@ mod hit;
 pub mod limits;
 mod locks;
 mod names;
+mod overload;
 mod queues;
 mod receipt;
 pub mod server;
@@ -57,6 +58,7 @@ pub struct Gate {
     node: u64,
     leader: Mutex<Option<(NodeId, HeaderValue)>>,
     metrics: Arc<Metrics>,
+    in_hand: overload::InHand,
 }
 
 type Shared = State<Arc<Gate>>;
@@ -67,7 +69,13 @@ const LEADER: HeaderName = HeaderName::from_static("lockstep-leader");
 impl Gate {
     /// A closed gate of this node.
     pub fn new(node: NodeId, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { api: OnceLock::new(), node: node.0, leader: Mutex::default(), metrics })
+        Arc::new(Self {
+            api: OnceLock::new(),
+            node: node.0,
+            leader: Mutex::default(),
+            metrics,
+            in_hand: overload::InHand::default(),
+        })
     }
 
     /// The node serves from now on.
@@ -160,7 +168,11 @@ pub fn app(gate: Arc<Gate>) -> Routes {
 /// Says on every reply who answered and who leads, and counts it.
 async fn sign(State(gate): Shared, request: Request, next: Next) -> Response {
     let timer = gate.metrics.begin(request.uri().path());
-    let mut response = next.run(request).await;
+    let max = gate.api.get().map_or(usize::MAX, |api| api.limits.requests_max);
+    let mut response = match gate.in_hand.enter(request.uri().path(), max) {
+        Ok(_place) => next.run(request).await,
+        Err(fault) => fault.into_response(),
+    };
     timer.end(response.status().as_u16());
     let headers = response.headers_mut();
     headers.insert(NODE, HeaderValue::from(gate.node));

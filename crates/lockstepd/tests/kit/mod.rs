@@ -16,6 +16,7 @@ mod node;
 mod ports;
 #[path = "../../src/log/redis/testing.rs"]
 mod redis;
+pub mod register;
 mod wait;
 
 pub use cluster::{Cluster, Settings};

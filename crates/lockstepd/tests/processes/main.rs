@@ -9,6 +9,7 @@ mod kit;
 mod bad_input;
 mod bodies;
 mod cache;
+mod cache_history;
 mod client;
 mod clocks;
 mod consumer_sessions;

@@ -102,7 +102,9 @@ async fn no_near_cache_reads_an_old_value_beside_paused_and_killed_nodes() {
             "restart" => cluster.node(victim).start(),
             _ => {}
         }
-        let end = Instant::now() + Duration::from_millis(2_200);
+        // A pause has to outlast every lease.
+        let phase = if fault == "pause" { 2_300 } else { 900 };
+        let end = Instant::now() + Duration::from_millis(phase);
         while Instant::now() < end {
             round += 1;
             let writer = cluster.http(others[usize::try_from(round).unwrap() % 2]);

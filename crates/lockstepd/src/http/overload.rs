@@ -1,0 +1,67 @@
+//! Refusing early: a node that has as many requests to its cache in hand as it may says so at once.
+//!
+//! Locks and queues are bounded where they wait for the log; requests that park on purpose are no load,
+//! and what people look at when a node is overloaded is always answered. Neither are hits of this node's
+//! memory counted, which are answered before they could wait for anything.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lockstep_client::wire::Code;
+
+use super::error::Fault;
+
+/// Requests to the cache that are being answered.
+#[derive(Default)]
+pub(super) struct InHand(AtomicUsize);
+
+/// Room for one request, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place<'a>(Option<&'a AtomicUsize>);
+
+impl InHand {
+    /// Makes room for a request, if it counts, among `max`.
+    pub(super) fn enter(&self, path: &str, max: usize) -> Result<Place<'_>, Fault> {
+        if !counts(path) {
+            return Ok(Place(None));
+        }
+        let place = Place(Some(&self.0));
+        if self.0.fetch_add(1, Ordering::Relaxed) < max {
+            return Ok(place);
+        }
+        Err(Fault::new(
+            Code::Overloaded,
+            "This node has as many requests to its cache in hand as it may, and nothing was done. Ask again after a pause.",
+        ))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn counts(path: &str) -> bool {
+    const PARK: [&str; 5] =
+        ["/cache/load", "/cache/near/sync", "/cache/near/close", "/cache/stats", "/cache/watch"];
+    path.starts_with("/cache/") && !PARK.contains(&path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_too_many_is_refused_and_there_is_room_again_when_one_is_done() {
+        let in_hand = InHand::default();
+        let first = in_hand.enter("/cache/set", 1).expect("there is room");
+        assert!(in_hand.enter("/cache/get", 1).is_err());
+        for path in ["/health", "/metrics", "/lock/acquire", "/cache/near/sync"] {
+            assert!(in_hand.enter(path, 1).is_ok(), "{path} is not counted");
+        }
+        drop(first);
+        assert!(in_hand.enter("/cache/get", 1).is_ok());
+    }
+}
