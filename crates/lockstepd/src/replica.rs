@@ -111,9 +111,15 @@ impl Replica {
 
     /// Looks at the counters of this shard's queues, so that there are rates to show. For ever.
     pub async fn count(self: Arc<Self>) {
+        let mut status = self.watch();
         loop {
-            self.rates.look(&self.clock, self.leads(), || self.state.read(rates::counters));
-            tokio::time::sleep(rates::EVERY).await;
+            let leads = status.borrow_and_update().leading;
+            self.rates.look(&self.clock, leads, || self.state.read(rates::counters));
+            // What comes before the first look of a new leader is in no rate.
+            tokio::select! {
+                () = tokio::time::sleep(rates::EVERY) => {}
+                changed = status.wait_for(|status| status.leading != leads) => if changed.is_err() { return },
+            }
         }
     }
 
