@@ -337,6 +337,7 @@ fn redis_settings(config: &Serve) -> redis::Settings {
         election_min: config.timing.election_min,
         election_max: config.timing.election_max,
         snapshot_bytes: config.limits.snapshot_bytes,
+        memory_percent: config.limits.storage_percent,
         ..redis::Settings::default()
     }
 }

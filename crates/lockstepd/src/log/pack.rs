@@ -73,6 +73,11 @@ pub(super) async fn sleep(time: Option<Duration>) {
     }
 }
 
+/// Whether applying it stores something large.
+pub(super) fn brings_bodies(op: &Op) -> bool {
+    matches!(op, Op::Queue(QueueOp::Push { .. } | QueueOp::AckPush { .. }))
+}
+
 fn weight(command: &Command) -> usize {
     match &command.op {
         Op::Queue(QueueOp::Push { messages, .. }) => {

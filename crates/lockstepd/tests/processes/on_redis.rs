@@ -216,6 +216,69 @@ async fn a_redis_without_memory_gives_503_and_everything_goes_on_when_there_is_s
     .await;
 }
 
+#[tokio::test]
+async fn pushes_are_refused_before_the_memory_is_full_and_everything_else_goes_on() {
+    let limits = ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "24mb"];
+    let redis = RedisServer::start_with(&limits);
+    let cluster = Cluster::start_with(
+        Settings::on_redis(3, &redis.url()).with("--body-bytes-max", "1048576").with("--queue-shards", "1"),
+    )
+    .await;
+    let body = "x".repeat(200 << 10);
+    let push = |number: u64| {
+        let message = json!({"key": format!("k{}", number % 3), "payload": format!("{number} {body}")});
+        let request = json!({"messages": [message], "request_id": format!("push {number}")});
+        let node = cluster.http(1 + number % 3);
+        async move { node.post("/queue/push", &request).await }
+    };
+    let (mut pushed, mut refused) = (0, 0);
+    // Some at a time: they must not fill what is left between two looks at the memory.
+    for round in 0..40 {
+        for answer in futures::future::join_all((round * 8..round * 8 + 8).map(&push)).await {
+            let answer = answer.unwrap();
+            match answer.json["results"][0]["error"]["code"].as_str() {
+                None if answer.status == 200 => pushed += 1,
+                Some("storage_full") => refused += 1,
+                _ if answer.status == 429 && answer.code() == "storage_full" => refused += 1,
+                _ => panic!("{} {}", answer.status, answer.text),
+            }
+        }
+        if refused > 20 {
+            break;
+        }
+    }
+    assert!(pushed > 20 && refused > 20, "{pushed} pushed, {refused} refused");
+    let memory = redis.cli(&["INFO", "memory"]);
+    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim();
+    let used: u64 = used.parse().unwrap();
+    assert!(used < 23 << 20, "{used} bytes of 24 MiB are in use");
+
+    // A push that was taken is answered again, locks are granted, and consumers make room.
+    let again = push(0).await.unwrap();
+    assert_eq!(again.status, 200, "{}", again.text);
+    let lock = json!({"name": "any", "owner": "o"});
+    assert_eq!(cluster.http(1).post("/lock/acquire", &lock).await.unwrap().status, 200);
+    let mut drained = 0;
+    loop {
+        let got = cluster.http(2).post("/queue/receive", &json!({"max": 8, "wait_ms": 0})).await.unwrap();
+        assert_eq!(got.status, 200, "{}", got.text);
+        let messages = got.json["messages"].as_array().unwrap();
+        if messages.is_empty() {
+            break;
+        }
+        let receipts: Vec<_> = messages.iter().map(|message| &message["receipt"]).collect();
+        drained += receipts.len();
+        let acked = cluster.http(3).post("/queue/ack", &json!({"receipts": receipts})).await.unwrap();
+        assert_eq!(acked.status, 200, "{}", acked.text);
+    }
+    assert_eq!(drained, pushed);
+    eventually("a push is taken again", RECOVERY, || async {
+        let answer = push(1_000).await.ok()?;
+        (answer.status == 200 && answer.json["results"][0]["error"].is_null()).then_some(())
+    })
+    .await;
+}
+
 fn lockstep(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
     command.env_clear().args(arguments).stdin(Stdio::null());

@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lockstep_core::command::{Op, QueueOp};
 use lockstep_core::names::{MessageId, NodeId, ShardId};
 use lockstep_core::{Command, Index};
 use openraft::impls::EmptyNode;
@@ -31,6 +30,7 @@ use openraft::{Config as RaftConfig, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::pack::brings_bodies;
 use super::{Applied, BarrierError, Log, ProposeError, Status};
 use crate::clock::Clock;
 use crate::peer::{Handler, Peers};
@@ -275,11 +275,6 @@ impl RaftLog {
             Err(error) => Err(Error::Raft { shard: self.shard, why: error.to_string() }),
         }
     }
-}
-
-/// Whether applying it stores something large.
-fn brings_bodies(op: &Op) -> bool {
-    matches!(op, Op::Queue(QueueOp::Push { .. } | QueueOp::AckPush { .. }))
 }
 
 #[async_trait]

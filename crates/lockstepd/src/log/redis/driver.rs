@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::entry::{Author, Content, Entry, Position};
 use super::keys::Keys;
 use super::link::Link;
+use super::room::Room;
 use super::server::Server;
 use super::{Fault, Settings};
 use crate::clock::Clock;
@@ -56,6 +57,8 @@ pub(super) struct Driver {
     pub(super) author: Option<Author>,
     /// Bytes and entries applied since this node last knew of a snapshot.
     pub(super) grown: (u64, u64),
+    /// Whether Redis has memory for what is large.
+    pub(super) room: Arc<Room>,
 }
 
 /// Why following or leading ended.
@@ -89,6 +92,7 @@ impl Driver {
             tail: Position::default(),
             author: None,
             grown: (0, 0),
+            room: Room::new(100),
         }
     }
 

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use lockstep_core::Pack;
 use lockstep_core::names::NodeId;
+use lockstep_core::{Command, Pack};
 use redis::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ use super::link::Failed;
 use super::snapshot::{self, Written};
 use crate::clock::unix_millis;
 use crate::log::ProposeError;
-use crate::log::pack::{Caller, Waiting, answer, fail, gather, sleep, until_tick};
+use crate::log::pack::{Caller, Waiting, answer, brings_bodies, fail, gather, sleep, until_tick};
 
 /// Between two tries of one append.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -34,6 +34,8 @@ pub(super) enum Fate {
     Elsewhere(String),
     /// Certainly not in.
     Refused(String),
+    /// Certainly not in: it brings bodies, and Redis' memory is kept for what must always fit.
+    Full,
     /// It may be in, or may yet come in.
     Unknown(String),
 }
@@ -46,10 +48,11 @@ impl Driver {
     pub(super) async fn stand_and_lead(&mut self) -> Result<End, Fault> {
         let author = Author::new(self.node);
         let at = self.tail.reign(unix_millis() / 1000);
-        match self.append(at, &author, Content::Reign).await {
+        match self.append(at, &author, Content::Reign, 0).await {
             Fate::Done => {}
             Fate::Elsewhere(last) => return self.moved_on(&last).map(|()| End::Follow),
             Fate::Refused(why) | Fate::Unknown(why) => return Err(Fault::Away(why)),
+            Fate::Full => return Err(Fault::Away("Redis has no memory left".into())),
         }
         self.apply(Entry { at, author: author.clone(), content: Content::Reign })?;
         if snapshot::pointer(&mut self.link, &self.keys).await?.is_none() {
@@ -73,7 +76,10 @@ impl Driver {
     async fn lead(&mut self, author: &Author) -> Result<End, Fault> {
         let mut snapshot: Option<Snapshot> = None;
         let mut not_before = Instant::now();
+        let mut looked = self.room.look(&mut self.link, None).await.unwrap_or_else(|_| Instant::now());
         loop {
+            // Whatever is wrong, the next append finds out.
+            looked = self.room.look(&mut self.link, Some(looked)).await.unwrap_or_else(|_| Instant::now());
             let least = Duration::ZERO;
             let due = until_tick(&self.state, &mut self.log_time, self.tail.epoch, least);
             let tick = due.unwrap_or(self.settings.heartbeat).min(self.settings.heartbeat);
@@ -110,24 +116,54 @@ impl Driver {
         let (commands, callers): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let (last, max_step) = self.state.read(|shard| (shard.now(), shard.max_step()));
         let now = self.log_time.stamp(self.tail.epoch, last, max_step);
+        let percent = if commands.iter().any(|command| self.is_new_and_large(command)) {
+            self.room.percent_max()
+        } else {
+            0
+        };
         let pack = Pack { now, settings: self.state.settings_due(), commands };
-        self.commit(author, Content::Pack(pack.encode()), callers).await
+        let (at, content) = (self.tail.next(), Content::Pack(pack.encode()));
+        match self.append(at, author, content.clone(), percent).await {
+            Fate::Full => {
+                self.room.set_full(true);
+                let small = self.without_large(pack.commands.into_iter().zip(callers).collect());
+                if small.is_empty() { Ok(None) } else { Box::pin(self.propose(author, small)).await }
+            }
+            fate => self.settle(at, author, content, callers, fate),
+        }
+    }
+
+    /// What of it may be appended although Redis' memory is nearly full; the rest is answered.
+    fn without_large(&self, waiting: Vec<Waiting>) -> Vec<Waiting> {
+        let (large, small): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(command, _)| self.is_new_and_large(command));
+        fail(large.into_iter().map(|(_, caller)| caller).collect(), &ProposeError::StorageFull);
+        small
+    }
+
+    /// What was done once is only answered again.
+    fn is_new_and_large(&self, command: &Command) -> bool {
+        brings_bodies(&command.op) && !self.state.read(|shard| shard.knows(&command.request))
     }
 
     /// Names another member to lead next, and ends this reign.
     async fn hand_over(&mut self, author: &Author, to: NodeId) -> Result<Option<End>, Fault> {
-        let ended = self.commit(author, Content::HandOver(to), Vec::new()).await?;
+        let (at, content) = (self.tail.next(), Content::HandOver(to));
+        let fate = self.append(at, author, content.clone(), 0).await;
+        let ended = self.settle(at, author, content, Vec::new(), fate)?;
         Ok(ended.or(Some(End::Follow)))
     }
 
-    async fn commit(
+    /// What follows from the fate of an append.
+    fn settle(
         &mut self,
+        at: Position,
         author: &Author,
         content: Content,
         callers: Vec<Caller>,
+        fate: Fate,
     ) -> Result<Option<End>, Fault> {
-        let at = self.tail.next();
-        match self.append(at, author, content.clone()).await {
+        match fate {
             Fate::Done => {
                 let replies = self.apply(Entry { at, author: author.clone(), content })?;
                 self.tell(|status| status.away = None);
@@ -142,6 +178,10 @@ impl Driver {
                 fail(callers, &ProposeError::Away);
                 Err(Fault::Away(why))
             }
+            Fate::Full => {
+                fail(callers, &ProposeError::StorageFull);
+                Ok(None)
+            }
             Fate::Unknown(why) => {
                 fail(callers, &ProposeError::Unknown);
                 Err(Fault::Away(why))
@@ -149,32 +189,33 @@ impl Driver {
         }
     }
 
-    /// Sends one entry until its fate is known, or for an election time-out.
-    pub(super) async fn append(&mut self, at: Position, author: &Author, content: Content) -> Fate {
-        let (kind, payload) = content.fields();
-        let mut script = redis::cmd("EVAL");
-        script.arg(include_str!("append.lua")).arg(2).arg(self.keys.log()).arg(self.keys.born());
-        script
-            .arg(self.tail.id())
-            .arg(at.id())
-            .arg(at.index.0)
-            .arg(author.text())
-            .arg(kind)
-            .arg(&payload[..]);
+    /// Sends one entry until its fate is known, or for an election time-out. It is not taken if more
+    /// than `percent` of Redis' memory is in use, unless that is 0.
+    pub(super) async fn append(
+        &mut self,
+        at: Position,
+        author: &Author,
+        content: Content,
+        percent: u64,
+    ) -> Fate {
+        let mut script = self.script(at, author, &content, percent);
         let begun = Instant::now();
         let mut maybe = false;
         loop {
             let why = match self.link.ask(&script).await {
                 Ok(value) => match said(value) {
-                    Some((true, _)) => return Fate::Done,
+                    Some((Said::In, _)) => return Fate::Done,
+                    Some((Said::Full, _)) => return Fate::Full,
                     // After a try whose fate nobody knew, others may stand behind it already.
-                    Some((false, last)) if maybe => return self.look_back(at, author, last).await,
-                    Some((false, last)) => return Fate::Elsewhere(last),
+                    Some((Said::Elsewhere, last)) if maybe => return self.look_back(at, author, last).await,
+                    Some((Said::Elsewhere, last)) => return Fate::Elsewhere(last),
                     None => "Redis answers, but not as its scripts do".to_owned(),
                 },
                 Err(Failed::Not(why)) if !maybe => return Fate::Refused(why),
                 Err(Failed::Maybe(why)) => {
                     maybe = true;
+                    // It may be in: refusing it for want of memory would be no certain answer any more.
+                    script = self.script(at, author, &content, 0);
                     why
                 }
                 Err(Failed::Not(why)) => why,
@@ -185,6 +226,15 @@ impl Driver {
             }
             tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    fn script(&self, at: Position, author: &Author, content: &Content, percent: u64) -> redis::Cmd {
+        let (kind, payload) = content.fields();
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("append.lua")).arg(2).arg(self.keys.log()).arg(self.keys.born());
+        script.arg(self.tail.id()).arg(at.id()).arg(at.index.0).arg(author.text());
+        script.arg(kind).arg(&payload[..]).arg(percent);
+        script
     }
 
     /// Whether an entry that was sent more than once is in the stream, which has moved on since.
@@ -225,7 +275,7 @@ impl Driver {
     }
 
     fn snapshot_is_due(&self) -> bool {
-        self.grown.0 >= self.settings.snapshot_bytes || self.grown.1 >= SNAPSHOT_ENTRIES
+        self.grown.0 >= self.room.log_bytes(self.settings.snapshot_bytes) || self.grown.1 >= SNAPSHOT_ENTRIES
     }
 
     fn begin_snapshot(&mut self) -> Snapshot {
@@ -260,12 +310,20 @@ async fn finished(snapshot: &mut Option<Snapshot>) -> Result<Written, Failed> {
 }
 
 /// What the script of an append answers.
-fn said(value: Value) -> Option<(bool, String)> {
+enum Said {
+    Elsewhere,
+    In,
+    Full,
+}
+
+fn said(value: Value) -> Option<(Said, String)> {
     let Value::Array(pair) = value else { return None };
-    match pair.as_slice() {
-        [Value::Int(done), Value::BulkString(last)] => {
-            Some((*done == 1, String::from_utf8_lossy(last).into_owned()))
-        }
-        _ => None,
-    }
+    let [Value::Int(said), Value::BulkString(last)] = pair.as_slice() else { return None };
+    let said = match said {
+        0 => Said::Elsewhere,
+        1 => Said::In,
+        2 => Said::Full,
+        _ => return None,
+    };
+    Some((said, String::from_utf8_lossy(last).into_owned()))
 }

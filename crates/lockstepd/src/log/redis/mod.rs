@@ -15,6 +15,7 @@ mod keys;
 mod lead;
 mod link;
 mod offline;
+mod room;
 mod server;
 mod snapshot;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use lockstep_core::{Command, Index};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::pack::Waiting;
+use super::pack::{Waiting, brings_bodies};
 use super::time::LogTime;
 use super::{Applied, BarrierError, Log, ProposeError, Status};
 use crate::clock::Clock;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub waiting_max: usize,
     /// Bytes of commands in one pack, roughly.
     pub pack_bytes: usize,
+    /// How much of Redis' memory may be in use, of a hundred, before pushes are refused.
+    pub memory_percent: u64,
 }
 
 impl Default for Settings {
@@ -68,6 +71,7 @@ impl Default for Settings {
             snapshot_bytes: 64 * 1024 * 1024,
             waiting_max: 16_384,
             pack_bytes: 1024 * 1024,
+            memory_percent: 80,
         }
     }
 }
@@ -113,12 +117,13 @@ impl Shards {
         let (orders, ordered) = mpsc::channel(16);
         let (readers, reading) = mpsc::unbounded_channel();
         let barrier = barrier::run(link.another(), keys.clone(), status.subscribe(), reading);
+        let room = room::Room::new(self.settings.memory_percent);
         let driver = driver::Driver {
             node: self.node,
             shard,
             settings: self.settings.clone(),
             keys,
-            state,
+            state: Arc::clone(&state),
             status: status.clone(),
             commands: waiting,
             orders: ordered,
@@ -128,9 +133,10 @@ impl Shards {
             tail: entry::Position::default(),
             author: None,
             grown: (0, 0),
+            room: Arc::clone(&room),
         };
         let tasks = Mutex::new(Some((tokio::spawn(driver.run()), tokio::spawn(barrier))));
-        let log = Arc::new(RedisLog { commands, orders, readers, status, tasks });
+        let log = Arc::new(RedisLog { state, room, commands, orders, readers, status, tasks });
         self.running.lock().expect("nothing panics while it holds this").push(Arc::clone(&log));
         log
     }
@@ -144,6 +150,8 @@ impl Shards {
 
 /// One shard's log at this node.
 pub struct RedisLog {
+    state: Arc<State>,
+    room: Arc<room::Room>,
     commands: mpsc::Sender<Waiting>,
     orders: mpsc::Sender<driver::Order>,
     readers: mpsc::UnboundedSender<barrier::Waiting>,
@@ -156,6 +164,13 @@ impl Log for RedisLog {
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
         use mpsc::error::TrySendError;
         refusal(&self.status.borrow())?;
+        // What was done once is only answered again.
+        if brings_bodies(&command.op)
+            && self.room.is_full()
+            && !self.state.read(|shard| shard.knows(&command.request))
+        {
+            return Err(ProposeError::StorageFull);
+        }
         let (answer, applied) = oneshot::channel();
         self.commands.try_send((command, answer)).map_err(|error| match error {
             TrySendError::Full(_) => ProposeError::Full,

@@ -99,9 +99,10 @@ impl Offline {
         let mut driver = self.driver(shard, State::new(shard, blank()));
         let before = Position { index: Index(index.0.saturating_sub(1)), ..Position::default() };
         let at = before.reign(unix_millis() / 1000);
-        match driver.append(at, &Author::new(NOBODY), Content::Reign).await {
+        match driver.append(at, &Author::new(NOBODY), Content::Reign, 0).await {
             Fate::Done => {}
             Fate::Refused(why) | Fate::Unknown(why) => return Err(Refusal::Away(why)),
+            Fate::Full => return Err(Refusal::Away("Redis has no memory left".into())),
             Fate::Elsewhere(_) => {
                 return Err(Refusal::Mistake(format!(
                     "{} at {} holds something already",
