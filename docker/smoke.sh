@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds the image, starts compose.yaml for real, runs the seven lines, kills a node and Redis under
+# Builds the image, starts a compose file for real, runs the seven lines, kills nodes and Redis under
 # load, and checks that nothing acknowledged is lost. Cleans up after itself.
 #
-#   docker/smoke.sh                        LOCKSTEP_PROFILE=dev builds faster
+#   docker/smoke.sh                        compose.yaml; LOCKSTEP_PROFILE=dev builds faster
+#   docker/smoke.sh compose.embedded.yaml  the embedded store, with its volumes
 #   BINARY=target/release/lockstep docker/smoke.sh
 #                                          takes a binary of this machine instead of compiling in a container
 #
@@ -12,9 +13,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export COMPOSE_PROJECT_NAME=lockstep-smoke
+export COMPOSE_FILE=${1:-compose.yaml}
+[ -f "$COMPOSE_FILE" ] || { echo "docker/smoke.sh: there is no $COMPOSE_FILE" >&2; exit 2; }
 suite=bookworm
 work=$(mktemp -d)
 if docker compose version >/dev/null 2>&1; then compose=(docker compose); else compose=(docker-compose); fi
+
+services=$("${compose[@]}" config --services | sort | tr '\n' ' ')
 
 say() { printf '== %s\n' "$*"; }
 fail() {
@@ -29,6 +34,8 @@ clean_up() {
     rm -rf "$work"
 }
 trap clean_up EXIT
+
+with_redis() { [[ " $services " == *" redis "* ]]; }
 
 # --- base images ---------------------------------------------------------------------------------
 
@@ -52,7 +59,7 @@ base_images() {
         root_with ca-certificates
         import debian:bookworm-slim --change 'CMD ["bash"]'
     fi
-    if ! have redis:7; then
+    if with_redis && ! have redis:7; then
         say "stand-in for redis:7"
         root_with redis-server
         mkdir -p "$work/root/data"
@@ -152,7 +159,7 @@ build_image >"$work/build.log" 2>&1 || fail "build: $(tail -n 20 "$work/build.lo
 docker image inspect --format 'lockstep:latest {{.Size}} bytes, user {{.Config.User}}' lockstep:latest
 say "start"
 "${compose[@]}" up --detach >"$work/up.log" 2>&1 || fail "up: $(tail -n 20 "$work/up.log")"
-wait_healthy redis node1 node2 node3
+wait_healthy $services
 say "the seven lines"
 seven_lines
 
@@ -167,16 +174,25 @@ docker kill "$(container "$leader")" >/dev/null
 goes_on 50
 "${compose[@]}" up --detach "$leader" >>"$work/up.log" 2>&1
 wait_healthy "$leader"
-say "kill -9 redis"
-docker kill "$(container redis)" >/dev/null
-sleep 2
-docker start "$(container redis)" >/dev/null 2>&1 || "${compose[@]}" up --detach redis >>"$work/up.log" 2>&1
-goes_on 50
+if with_redis; then
+    say "kill -9 redis"
+    docker kill "$(container redis)" >/dev/null
+    sleep 2
+    docker start "$(container redis)" >/dev/null 2>&1 || "${compose[@]}" up --detach redis >>"$work/up.log" 2>&1
+    goes_on 50
+fi
 say "kill -9 everything"
-for service in node1 node2 node3 redis; do docker kill "$(container "$service")" >/dev/null; done
+for service in $services; do docker kill "$(container "$service")" >/dev/null; done
 "${compose[@]}" up --detach >>"$work/up.log" 2>&1
-wait_healthy redis node1 node2 node3
+wait_healthy $services
 goes_on 50
+if with_redis; then
+    say "replace $leader by a new container, which has nothing"
+    "${compose[@]}" rm --force --stop "$leader" >>"$work/up.log" 2>&1
+    "${compose[@]}" up --detach "$leader" >>"$work/up.log" 2>&1
+    wait_healthy "$leader"
+    goes_on 20
+fi
 kill "$load" 2>/dev/null && wait "$load" 2>/dev/null || true
 load=
 
@@ -189,4 +205,13 @@ twice=$(uniq --repeated "$work/d" | wc -l)
 echo "acknowledged $(wc -l <"$work/a"), delivered $(wc -l <"$work/d"), lost $lost, twice $twice"
 [ "$lost" = 0 ] && [ "$twice" = 0 ] || fail "messages were lost or delivered twice"
 seven_lines >/dev/null
+if ! with_redis; then
+    say "$leader comes back without its volume, and is refused"
+    "${compose[@]}" rm --force --stop "$leader" >>"$work/up.log" 2>&1
+    docker volume rm "${COMPOSE_PROJECT_NAME}_$leader" >/dev/null
+    "${compose[@]}" up --detach "$leader" >>"$work/up.log" 2>&1
+    refused() { "${compose[@]}" logs "$leader" 2>&1 | grep -m 1 -o 'has an empty data directory, but node . knows it'; }
+    for _ in $(seq 120); do refused >/dev/null && break; sleep 0.5; done
+    refused || fail "$leader came back empty"
+fi
 say "ok"
