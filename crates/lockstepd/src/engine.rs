@@ -171,7 +171,7 @@ impl Engine {
                 let bodies = embedded.snapshots.bodies(shard).map_err(Error::Snapshots)?;
                 Ok(State::with_bodies(shard, wanted, bodies))
             }
-            Self::Redis(_) => Ok(State::new(shard, wanted)),
+            Self::Redis(remote) => Ok(State::with_bodies(shard, wanted, remote.shards.bodies(shard))),
         }
     }
 

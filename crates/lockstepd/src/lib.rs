@@ -14,6 +14,7 @@ pub mod identity;
 pub mod log;
 pub mod membership;
 pub mod metrics;
+pub mod moving;
 pub mod node;
 pub mod peer;
 pub mod rates;

@@ -368,11 +368,17 @@ async fn balance(router: Arc<Router>, replicas: BTreeMap<ShardId, Vec<NodeId>>) 
 }
 
 fn place(config: &Serve, identity: &Identity) -> Placement {
-    let nodes: Vec<NodeId> = identity.members.iter().map(|id| NodeId(*id)).collect();
-    let queues: Vec<ShardId> = (1..=identity.queue_shards).map(ShardId).collect();
+    let replicas = replicas(identity.queue_shards, &identity.members);
+    Placement { members: config.members.clone(), replicas }
+}
+
+/// Which nodes hold a replica of each shard, the preferred leader first.
+pub fn replicas(queue_shards: u32, members: &BTreeSet<u64>) -> BTreeMap<ShardId, Vec<NodeId>> {
+    let nodes: Vec<NodeId> = members.iter().map(|id| NodeId(*id)).collect();
+    let queues: Vec<ShardId> = (1..=queue_shards).map(ShardId).collect();
     let mut replicas = ring::place(&queues, &nodes, REPLICAS);
     replicas.insert(ShardId::COORDINATION, nodes);
-    Placement { members: config.members.clone(), replicas }
+    replicas
 }
 
 fn shard_settings(config: &Serve, queue_shards: u32) -> shard::Settings {

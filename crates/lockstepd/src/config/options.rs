@@ -80,7 +80,7 @@ pub struct Options {
     /// Payload bytes in one queue [default: 4 GiB].
     #[arg(long, env = "LOCKSTEP_QUEUE_BYTES_MAX", value_name = "BYTES", help_heading = "Limits")]
     pub queue_bytes_max: Option<u64>,
-    /// How full the disk may be, of a hundred, before pushes are refused [default: 80].
+    /// How full the disk, or the memory of Redis, may be, of a hundred, before pushes are refused [default: 80].
     #[arg(long, env = "LOCKSTEP_STORAGE_PERCENT_MAX", value_name = "N", help_heading = "Limits")]
     pub storage_percent_max: Option<u64>,
     /// Memory for message bodies that were pushed last, for each shard [default: 16 MiB].

@@ -141,7 +141,7 @@ impl From<Error> for Fault {
             ),
             Error::StorageFull => Self::new(
                 Code::StorageFull,
-                "A disk of the cluster is nearly full, and nothing was pushed. Consume messages, or give its nodes more space.",
+                "A disk of the cluster, or the memory of its Redis, is nearly full, and nothing was pushed. Consume messages, or give it more space.",
             ),
             Error::Draining => {
                 Self::new(Code::Draining, "This node is stopping, and nothing was done. Ask another node.")

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod due;
 pub mod memory;
 mod pack;
 pub mod raft;

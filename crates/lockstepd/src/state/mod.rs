@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use lockstep_core::command::new_bodies;
 use lockstep_core::names::{MessageId, ShardId};
-use lockstep_core::shard::{Settings, Shard, SnapshotError};
+use lockstep_core::shard::{Settings, Shard};
 use lockstep_core::{Epoch, Index, Millis, Op, Pack, Reply, Stamp};
 
 use crate::store::bodies::{self, Bodies, Damaged, Directory, Disk, Found, Image};
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 /// What [`State::snapshot`] holds beyond the shard's own bytes.
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(serde::Serialize)]
 struct Whole {
     shard: Bytes,
     bodies: Vec<(MessageId, Bytes)>,
@@ -137,6 +137,7 @@ impl State {
     /// Whether [`Self::body`] would have to wait for the disk.
     pub fn is_on_disk(&self, id: MessageId) -> bool {
         let inner = self.lock();
+        // What is found elsewhere waits for the network.
         !inner.bodies.directory().is_memory() && matches!(inner.bodies.find(id), Found::There(_))
     }
 
@@ -153,17 +154,6 @@ impl State {
         let whole = Whole { shard: shard.snapshot(), bodies };
         let bytes = postcard::to_stdvec(&whole).expect("writing to memory cannot fail");
         Ok((shard.applied(), bytes.into()))
-    }
-
-    /// Replaces the state by what [`Self::snapshot`] wrote. On error nothing changes.
-    pub fn install(&self, snapshot: &[u8]) -> Result<(), SnapshotError> {
-        let whole: Whole = postcard::from_bytes(snapshot).map_err(|_| SnapshotError::Damaged)?;
-        let shard = Shard::restore(&whole.shard)?;
-        let mut bodies = Bodies::empty(self.lock().bodies.directory().clone());
-        whole.bodies.into_iter().for_each(|(id, body)| bodies.put(id, body));
-        let image = bodies.freeze();
-        self.replace(shard, bodies, &image);
-        Ok(())
     }
 
     fn replace(&self, shard: Shard, bodies: Bodies, image: &Image) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lockstep_core::{Index, Shard};
 
 use super::State;
-use crate::store::bodies::{Bodies, Image};
+use crate::store::bodies::{Bodies, Image, Manifest};
 use crate::store::snapshots::{Arrived, Loaded, Out, Saved, Snapshots};
 
 /// A state at one moment.
@@ -24,6 +24,13 @@ impl Frozen {
     /// The last entry in it.
     pub fn applied(&self) -> Index {
         self.shard.applied()
+    }
+}
+
+impl Frozen {
+    /// The shard's own bytes, and its bodies.
+    pub fn into_parts(self) -> (Shard, Image) {
+        (self.shard, self.bodies)
     }
 }
 
@@ -78,9 +85,33 @@ impl State {
         self.take_over(snapshots, &loaded)
     }
 
+    /// Replaces the state by a snapshot whose bodies are stored where this state's are. On error
+    /// nothing changes.
+    pub fn restore(&self, core: &[u8], bodies: &Manifest) -> io::Result<()> {
+        let shard = Shard::restore(core).map_err(invalid)?;
+        let directory = self.lock().bodies.directory().clone();
+        let needed = |id| shard.body_lives(lockstep_core::names::MessageId(id));
+        let (bodies, image) = Bodies::restore(directory, bodies, needed)?;
+        self.replace(shard, bodies, &image);
+        Ok(())
+    }
+
+    /// A snapshot of this state, or of what it was before, has stored its bodies for all: they leave
+    /// memory. Errors: the list makes no sense.
+    pub fn adopt(&self, bodies: &Manifest) -> io::Result<()> {
+        let mut inner = self.lock();
+        let super::Inner { shard, bodies: kept } = &mut *inner;
+        kept.adopt(bodies, |id| shard.body_lives(lockstep_core::names::MessageId(id)))
+    }
+
     /// Bytes on disk that a snapshot would give back.
     pub fn garbage(&self) -> u64 {
         self.lock().bodies.garbage()
+    }
+
+    /// Bytes of bodies that no snapshot has stored yet, where those are kept elsewhere.
+    pub fn bodies_in_memory(&self) -> u64 {
+        self.lock().bodies.bytes_in_memory()
     }
 
     /// Bytes of all files of bodies.
@@ -89,7 +120,6 @@ impl State {
     }
 
     fn take_over(&self, snapshots: &Snapshots, loaded: &Loaded) -> io::Result<Saved> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
         let shard = Shard::restore(&loaded.core).map_err(invalid)?;
         let needed = |id| shard.body_lives(lockstep_core::names::MessageId(id));
         let (bodies, image) = Bodies::restore(snapshots.bodies(self.id)?, &loaded.bodies, needed)?;
@@ -97,4 +127,8 @@ impl State {
         self.replace(shard, bodies, &saved.bodies);
         Ok(saved)
     }
+}
+
+fn invalid(error: lockstep_core::shard::SnapshotError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -24,6 +24,7 @@ mod lock_history;
 mod lock_run;
 mod lock_watch;
 mod locks;
+mod moving;
 mod near;
 mod on_redis;
 mod partitions;

@@ -149,7 +149,8 @@ async fn a_paused_leader_that_wakes_is_fenced() {
 
 #[tokio::test]
 async fn weak_settings_are_named_and_do_not_keep_a_node_from_serving() {
-    let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let weak = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "allkeys-lru"];
+    let redis = RedisServer::start_with(&weak);
     let mut cluster = Cluster::start_with(Settings::on_redis(1, &redis.url())).await;
     for route in ["/health", "/cluster"] {
         let told = cluster.http(1).get(route).await.unwrap();
@@ -158,6 +159,7 @@ async fn weak_settings_are_named_and_do_not_keep_a_node_from_serving() {
             "{}",
             told.text
         );
+        assert!(told.text.contains("Set maxmemory-policy noeviction"), "{}", told.text);
     }
     assert!(cluster.node(1).log_text().contains("Set appendfsync always"));
 }
@@ -198,22 +200,111 @@ async fn a_redis_that_cannot_be_used_is_refused_with_a_way_out() {
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_gives_503_and_everything_goes_on_when_there_is_some() {
+async fn a_redis_that_loads_its_data_is_waited_for_and_one_with_foreign_keys_is_left_alone() {
     let redis = RedisServer::start();
+    for key in 0..300 {
+        redis.cli(&["SET", &format!("foreign:{key}"), "x"]);
+    }
+    redis.cli(&["BGREWRITEAOF"]);
+    eventually("the file is rewritten", RECOVERY, || async {
+        let now = redis.cli(&["INFO", "persistence"]);
+        let rewritten = now.contains("aof_rewrite_in_progress:0") && now.contains("aof_rewrites:1");
+        rewritten.then_some(())
+    })
+    .await;
+    redis.kill();
+    // A few seconds of loading, during which it answers INFO and little else.
+    redis.run_with(&["--key-load-delay", "8000", "--loading-process-events-interval-bytes", "1024"]);
+    let mut cluster = Cluster::prepare(Settings::on_redis(1, &redis.url())).await;
+    cluster.start_all();
+    eventually("the node says that it waits", RECOVERY, || {
+        let text = cluster.node(1).log_text();
+        async move { text.contains("is still loading its data").then_some(()) }
+    })
+    .await;
+    cluster.all_ready().await;
+    assert_eq!(redis.cli(&["GET", "foreign:7"]), "x");
+
+    redis.cli(&["SET", "lockstep:theirs:cluster", "not ours"]);
+    let said = refusal(&format!("{}?name=theirs", redis.url()), "another program's key").await;
+    assert!(said.contains("was not written by this version") && said.contains("name=NAME"), "{said}");
+    let mut more = Cluster::prepare(Settings::on_redis(3, &redis.url())).await;
+    let output = run_to_end("other members", serve_command(more.node(1)), Duration::from_secs(20)).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("was formed with members {1}"), "{said}");
+}
+
+#[tokio::test]
+async fn a_master_that_becomes_a_replica_gives_503_until_it_is_a_master_again() {
+    let (redis, master) = (RedisServer::start(), RedisServer::start());
     let cluster = start(&redis).await;
-    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let push = json!({"payload": "x"});
+    assert_eq!(cluster.http(1).post("/queue/push", &push).await.unwrap().status, 200);
+    // Its own master refuses it, so that it keeps its data; but it takes no writes.
+    master.cli(&["CONFIG", "SET", "requirepass", "unknown"]);
+    redis.cli(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
     eventually("a push is refused", RECOVERY, || async {
         let answer = cluster.http(1).post("/queue/push", &push).await.ok()?;
         (answer.status == 503 && answer.code() == "store_away").then_some(())
     })
     .await;
-    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    let ready = cluster.http(1).get("/ready").await.unwrap();
+    assert!(ready.status == 503 && ready.text.contains("away"), "{}", ready.text);
+    redis.cli(&["REPLICAOF", "NO", "ONE"]);
     eventually("a push is taken again", RECOVERY, || async {
-        let answer = cluster.http(1).post("/queue/push", &push).await.ok()?;
+        let answer = cluster.http(2).post("/queue/push", &push).await.ok()?;
         (answer.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_gives_503_and_everything_goes_on_when_it_does() {
+    let redis = RedisServer::start();
+    let cluster = start(&redis).await;
+    let push = json!({"payload": "x"});
+    // Out of memory, as others may use it up; and not enough replicas.
+    for (setting, bad, good) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")] {
+        redis.cli(&["CONFIG", "SET", setting, bad]);
+        eventually("a lock is refused", RECOVERY, || async {
+            let lock = json!({"name": "any", "owner": "o"});
+            let answer = cluster.http(1).post("/lock/acquire", &lock).await.ok()?;
+            (answer.status == 503 && answer.code() == "store_away").then_some(())
+        })
+        .await;
+        let refused = cluster.http(1).post("/queue/push", &push).await.unwrap();
+        assert!([429, 503].contains(&refused.status), "{setting}: {}", refused.text);
+        redis.cli(&["CONFIG", "SET", setting, good]);
+        eventually("a push is taken again", RECOVERY, || async {
+            let answer = cluster.http(1).post("/queue/push", &push).await.ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Answers everything as a Redis of this version answers `INFO`.
+async fn pretender(version: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let info = format!("redis_version:{version}\r\nrole:master\r\nloading:0\r\ncluster_enabled:0\r\n");
+    let answer = format!("${}\r\n{info}\r\n", info.len());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = [0; 4096];
+            while stream.read(&mut asked).await.is_ok_and(|bytes| bytes > 0) {
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_redis_that_is_too_old_is_refused() {
+    let said = refusal(&pretender("6.0.16").await, "an old Redis").await;
+    assert!(said.contains("6.0.16") && said.contains("needs 6.2 or later"), "{said}");
 }
 
 #[tokio::test]

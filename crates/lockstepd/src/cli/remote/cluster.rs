@@ -14,9 +14,9 @@ pub(in crate::cli) enum Command {
     Leader,
     /// Whether the node can serve; exit code 1 and the reasons if it cannot. For health checks
     Ready,
-    /// Write a stopped cluster whose store is Redis to a file
+    /// Write a stopped cluster to a file
     Export(moving::Args),
-    /// Write an exported cluster to a Redis that holds none under that name
+    /// Write an exported cluster to where none is: another store, or the same kind
     Import(moving::Args),
 }
 

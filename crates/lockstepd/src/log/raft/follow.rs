@@ -12,12 +12,12 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{ServerState, async_runtime::Instant};
 use tokio::sync::watch;
 
-use super::due::Due;
 use super::machine::Applied;
 use super::receiver::Heard;
 use super::storage::Storage;
 use super::types::{Config, Raft};
 use super::{Settings, Status};
+use crate::log::due::Due;
 use crate::space::Space;
 use crate::state::State;
 use crate::store::wal::Wal;

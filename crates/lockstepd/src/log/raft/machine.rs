@@ -12,9 +12,9 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
-use super::due::Due;
 use super::types::{Config, LogId, Payload, Replies, Snapshot, SnapshotMeta, StoredMembership, encode};
 use crate::blocking;
+use crate::log::due::Due;
 use crate::state::{Frozen, State};
 use crate::store::snapshots::{Arrived, Saved, Snapshots};
 
@@ -96,7 +96,7 @@ impl Machine {
         self.tell_applied();
     }
 
-    fn apply_one(
+    pub(super) fn apply_one(
         &mut self,
         id: LogId,
         payload: EntryPayload<Payload, u64, openraft::impls::EmptyNode>,
@@ -122,6 +122,11 @@ impl Machine {
             }
         };
         Ok(Replies(replies))
+    }
+
+    /// The last entry that has been applied.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.meta.last_log_id
     }
 
     fn tell_applied(&self) {

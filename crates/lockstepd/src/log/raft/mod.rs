@@ -5,10 +5,10 @@
 //! itself is openraft's.
 
 mod barrier;
-mod due;
 mod follow;
 mod machine;
 mod network;
+mod offline;
 mod proposer;
 mod receiver;
 mod runtime;
@@ -30,6 +30,7 @@ use openraft::{Config as RaftConfig, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::due;
 use super::pack::brings_bodies;
 use super::{Applied, BarrierError, Log, ProposeError, Status};
 use crate::clock::Clock;
@@ -39,6 +40,7 @@ use crate::state::State;
 use crate::store::snapshots::Snapshots;
 use crate::store::wal::Wal;
 
+pub use offline::{Begin, Stored};
 pub use runtime::seed_this_thread;
 
 /// Log of a shard that stays in memory, at most.

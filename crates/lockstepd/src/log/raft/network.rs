@@ -20,13 +20,13 @@ use openraft::{OptionalSend, impls::EmptyNode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::due::Due;
 use super::machine::Data;
 use super::types::{
     Append, AppendAnswer, Config, Snapshot, SnapshotMeta, Transfer, TransferAnswer, Vote, VoteAnswer,
     VoteAsk, encode,
 };
 use crate::blocking;
+use crate::log::due::Due;
 use crate::peer::{self, Lane, Peers, Service};
 use crate::space::Voters;
 use crate::store::snapshots::Saved;

@@ -75,6 +75,11 @@ impl Storage {
         self.lock().recent.first_key_value().map(|(first, _)| *first)
     }
 
+    /// The last entry.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.lock().last
+    }
+
     /// The last entry that is only in a snapshot: without one that covers it, the state is lost.
     pub(super) fn purged(&self) -> Option<LogId> {
         self.lock().purged
@@ -93,7 +98,7 @@ impl Storage {
 
     /// Entries from `from` on and before `to` until they have `bytes_max` bytes; at least one, if
     /// there is one.
-    async fn some(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+    pub(super) async fn some(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         if from >= to {
             return Ok(Vec::new());
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_core::names::{NodeId, ShardId};
-use lockstep_core::{Pack, Reply};
+use lockstep_core::{Index, Pack, Reply};
 use tokio::sync::{mpsc, watch};
 
 use super::entry::{Author, Content, Entry, Position};
@@ -17,6 +17,7 @@ use super::room::Room;
 use super::server::Server;
 use super::{Fault, Settings};
 use crate::clock::Clock;
+use crate::log::due::Due;
 use crate::log::pack::Waiting;
 use crate::log::time::LogTime;
 use crate::log::{ProposeError, Status};
@@ -55,8 +56,16 @@ pub(super) struct Driver {
     pub(super) tail: Position,
     /// Who wrote it.
     pub(super) author: Option<Author>,
-    /// Bytes and entries applied since this node last knew of a snapshot.
-    pub(super) grown: (u64, u64),
+    /// When a snapshot is due.
+    pub(super) due: Due,
+    /// Entries applied since this node last knew of a snapshot.
+    pub(super) entries: u64,
+    /// Bytes of chunks that a snapshot would give back, at the last look.
+    pub(super) garbage: u64,
+    /// The last snapshot could not be written.
+    pub(super) again: bool,
+    /// The last entry in the snapshot whose chunks this node refers to.
+    pub(super) adopted: Index,
     /// Whether Redis has memory for what is large.
     pub(super) room: Arc<Room>,
 }
@@ -91,7 +100,11 @@ impl Driver {
             link,
             tail: Position::default(),
             author: None,
-            grown: (0, 0),
+            due: Due::default(),
+            entries: 0,
+            garbage: 0,
+            again: false,
+            adopted: Index(0),
             room: Room::new(100),
         }
     }
@@ -148,16 +161,16 @@ impl Driver {
                 let pack = Pack::decode(bytes).map_err(|error| {
                     Fault::Broken(format!("entry {} of {}: {error}", at.id(), self.keys.log()))
                 })?;
-                self.grown.0 += bytes.len() as u64;
+                self.due.applied(bytes.len());
                 self.state.apply(at.index, at.epoch, &pack)
             }
-            Content::Reign | Content::HandOver(_) => {
+            Content::Reign | Content::HandOver(_) | Content::Stored => {
                 self.state.apply_blank(at.index, at.epoch);
                 Vec::new()
             }
         };
-        self.grown.0 += 64;
-        self.grown.1 += 1;
+        self.due.applied(64);
+        self.entries += 1;
         self.tail = at;
         self.author = Some(author);
         Ok(replies)

@@ -35,6 +35,8 @@ pub(super) enum Content {
     Pack(Bytes),
     /// Ends the reign of its author: this node should stand at once.
     HandOver(NodeId),
+    /// There is a new snapshot: the bodies that it has stored need not be in memory any more.
+    Stored,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,12 +99,14 @@ impl Content {
             Self::Reign => ("reign", Bytes::new()),
             Self::Pack(bytes) => ("pack", bytes.clone()),
             Self::HandOver(to) => ("heir", to.to_string().into()),
+            Self::Stored => ("stored", Bytes::new()),
         }
     }
 
     fn parse(kind: &[u8], payload: Vec<u8>) -> Option<Self> {
         match kind {
             b"reign" => Some(Self::Reign),
+            b"stored" => Some(Self::Stored),
             b"pack" => Some(Self::Pack(payload.into())),
             b"heir" => Some(Self::HandOver(NodeId(std::str::from_utf8(&payload).ok()?.parse().ok()?))),
             _ => None,
@@ -153,7 +157,9 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_anything_else_is_named() {
         let author = Author::new(NodeId(3));
-        for content in [Content::Reign, Content::Pack("pack".into()), Content::HandOver(NodeId(2))] {
+        for content in
+            [Content::Reign, Content::Pack("pack".into()), Content::HandOver(NodeId(2)), Content::Stored]
+        {
             let (kind, payload) = content.fields();
             let text = author.text();
             let fields: [(&str, &[u8]); 4] =

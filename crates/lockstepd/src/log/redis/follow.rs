@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use lockstep_core::Index;
 use rand::RngExt;
 use redis::Value;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use super::keys::Keys;
 use super::link::Link;
 use super::{Fault, snapshot};
 use crate::log::ProposeError;
+use crate::store::bodies::Manifest;
 
 /// Entries in one read, at most.
 const READ: u32 = 256;
@@ -21,6 +23,10 @@ const READ: u32 = 256;
 const FIRST: Duration = Duration::from_millis(200);
 /// One read waits at most this long, so that a lost tail is noticed while nobody writes.
 const LOOK: Duration = Duration::from_millis(1_000);
+
+/// Between two reads: while a leader writes all the time, one that fetched each entry by itself would cost
+/// Redis and this node more than leading does. Nobody waits for followers.
+const REST: Duration = Duration::from_millis(10);
 
 /// What a follower waits for.
 enum Next {
@@ -38,20 +44,24 @@ impl Driver {
         let patience = self.patience();
         let mut heard = Instant::now();
         self.must_be_there().await?;
+        let mut rest = Duration::ZERO;
         loop {
             let left = patience.saturating_sub(heard.elapsed());
             if left.is_zero() {
                 return Ok(End::Stand);
             }
-            let entries = match self.next(left.min(LOOK)).await? {
+            let entries = match self.next(rest, left.min(LOOK)).await? {
                 Next::Entries(entries) => entries,
                 Next::Ordered(end) => return Ok(end),
             };
             if entries.is_empty() {
                 self.must_be_there().await?;
+                rest = Duration::ZERO;
                 continue;
             }
             heard = Instant::now();
+            // One that lags behind catches up first.
+            rest = if entries.len() < READ as usize { REST } else { Duration::ZERO };
             if self.take(entries).await? {
                 return Ok(End::Stand);
             }
@@ -62,16 +72,22 @@ impl Driver {
     pub(super) async fn catch_up(&mut self) -> Result<(), Fault> {
         self.load().await?;
         loop {
-            match self.next(Duration::from_millis(1)).await? {
+            match self.next(Duration::ZERO, Duration::from_millis(1)).await? {
                 Next::Entries(entries) if !entries.is_empty() => self.take(entries).await.map(drop)?,
                 Next::Entries(_) | Next::Ordered(_) => return Ok(()),
             }
         }
     }
 
-    /// Waits for entries at most `wait`, and turns away whoever comes meanwhile.
-    async fn next(&mut self, wait: Duration) -> Result<Next, Fault> {
-        let read = read(&mut self.reader, &self.keys, self.tail.id(), wait);
+    /// After a `rest`, waits for entries at most `wait`; turns away whoever comes meanwhile.
+    async fn next(&mut self, rest: Duration, wait: Duration) -> Result<Next, Fault> {
+        let (reader, keys, after) = (&mut self.reader, &self.keys, self.tail.id());
+        let read = async {
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+            }
+            read(reader, keys, after, wait).await
+        };
         tokio::pin!(read);
         loop {
             tokio::select! {
@@ -92,7 +108,7 @@ impl Driver {
 
     /// Applies what was read. Says whether this node was named to lead next.
     async fn take(&mut self, entries: Vec<Entry>) -> Result<bool, Fault> {
-        let mut heir = None;
+        let (mut heir, mut stored) = (None, false);
         for entry in entries {
             if !self.fits(&entry).await? {
                 // What was between is in a snapshot, which has been loaded; read on behind it.
@@ -100,8 +116,9 @@ impl Driver {
             }
             heir = match &entry.content {
                 Content::HandOver(to) => Some(*to),
-                Content::Reign | Content::Pack(_) => None,
+                Content::Reign | Content::Pack(_) | Content::Stored => None,
             };
+            stored |= entry.content == Content::Stored;
             self.apply(entry)?;
         }
         let leader = self.author.as_ref().map(|author| author.node);
@@ -109,7 +126,34 @@ impl Driver {
             status.leader = if heir.is_some() { None } else { leader.filter(|leader| *leader != self.node) };
             status.away = None;
         });
+        if stored {
+            self.adopt().await?;
+        }
         Ok(heir == Some(self.node))
+    }
+
+    /// Refers to the chunks of the latest snapshot from now on, instead of keeping their bodies. Says
+    /// whether that snapshot is whole.
+    pub(super) async fn adopt(&mut self) -> Result<bool, Fault> {
+        let Some(pointer) = snapshot::pointer(&mut self.link, &self.keys).await? else { return Ok(true) };
+        // One from behind what has been applied here says nothing of what is needed here.
+        if pointer.at.index <= self.adopted || pointer.at.index > self.tail.index {
+            return Ok(true);
+        }
+        match snapshot::bodies(&mut self.link, &self.keys, &pointer).await.map_err(Fault::away)? {
+            Some(bodies) => self.refer_to(pointer.at.index, &bodies).map(|()| true),
+            // For a follower: a newer one has taken its place, which another entry tells of.
+            None => Ok(false),
+        }
+    }
+
+    /// Refers to these chunks, which a snapshot at `index` names.
+    pub(super) fn refer_to(&mut self, index: Index, bodies: &Manifest) -> Result<(), Fault> {
+        self.state.adopt(bodies).map_err(|error| {
+            Fault::Broken(format!("the snapshot at index {index} of {}: {error}", self.keys.log()))
+        })?;
+        self.adopted = index;
+        Ok(())
     }
 
     /// Whether an entry is the next one. If it lies further on, loads the snapshot that must explain it.
@@ -140,12 +184,13 @@ impl Driver {
     /// Takes the latest snapshot's state over.
     async fn load(&mut self) -> Result<(), Fault> {
         let mut link = self.link.another();
-        let Some((at, state)) = snapshot::load(&mut link, &self.keys).await? else { return Ok(()) };
-        self.state.install(&state).map_err(|error| {
+        let Some((at, core, bodies)) = snapshot::load(&mut link, &self.keys).await? else { return Ok(()) };
+        self.state.restore(&core, &bodies).map_err(|error| {
             Fault::Broken(format!("the snapshot at index {} of {}: {error}", at.index, self.keys.log()))
         })?;
-        self.tail = at;
-        self.grown = (0, 0);
+        (self.tail, self.adopted, self.entries) = (at, at.index, 0);
+        self.due.frozen();
+        self.due.saved(core.len() as u64, self.state.garbage());
         self.tell(|_| {});
         Ok(())
     }

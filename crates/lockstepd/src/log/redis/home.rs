@@ -37,6 +37,13 @@ pub struct Cluster {
     pub members: BTreeSet<u64>,
 }
 
+impl Cluster {
+    /// The record of a cluster that moves here.
+    pub fn new(cluster_id: String, queue_shards: u32, members: BTreeSet<u64>) -> Self {
+        Self { format: FORMAT, cluster_id, queue_shards, members }
+    }
+}
+
 /// A node's place in a cluster whose store is Redis.
 pub struct Home {
     server: Arc<Server>,

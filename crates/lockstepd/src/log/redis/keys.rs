@@ -35,6 +35,16 @@ impl Keys {
         format!("{}:sets", self.tag)
     }
 
+    /// Names of every chunk of message bodies that may exist.
+    pub(super) fn bodies(&self) -> String {
+        format!("{}:bodies", self.tag)
+    }
+
+    /// A chunk of message bodies.
+    pub(super) fn body_chunk(&self, number: u64) -> String {
+        format!("{}:bodies:{}-{}", self.tag, number >> 32, number & u64::from(u32::MAX))
+    }
+
     /// One piece of the snapshot at `index`, taken in `epoch`.
     pub(super) fn chunk(&self, epoch: Epoch, index: Index, number: u32) -> String {
         format!("{}:chunk:{epoch}-{index}:{number}", self.tag)

@@ -3,10 +3,12 @@
 //! Whenever an append is not certainly in, this node stops leading. It never changes what it once
 //! sent under an id.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use lockstep_core::names::NodeId;
-use lockstep_core::{Command, Pack};
+use lockstep_core::{Command, Index, Pack};
 use redis::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,7 +17,8 @@ use super::Fault;
 use super::driver::{Driver, End, Order};
 use super::entry::{Author, Content, Entry, Position, parse_id};
 use super::link::Failed;
-use super::snapshot::{self, Written};
+use super::snapshot;
+use super::write::{Writer, Written};
 use crate::clock::unix_millis;
 use crate::log::ProposeError;
 use crate::log::pack::{Caller, Waiting, answer, brings_bodies, fail, gather, sleep, until_tick};
@@ -41,7 +44,7 @@ pub(super) enum Fate {
 }
 
 /// A snapshot that is being written.
-type Snapshot = JoinHandle<Result<Written, Failed>>;
+type Snapshot = JoinHandle<(Index, Result<Written, Failed>)>;
 
 impl Driver {
     /// Tries to begin a reign, and leads for as long as it lasts.
@@ -55,9 +58,13 @@ impl Driver {
             Fate::Full => return Err(Fault::Away("Redis has no memory left".into())),
         }
         self.apply(Entry { at, author: author.clone(), content: Content::Reign })?;
-        if snapshot::pointer(&mut self.link, &self.keys).await?.is_none() {
+        // The snapshots of this reign build on the latest one, which nobody else can replace any more.
+        if !self.adopt().await? {
+            return Err(snapshot::damaged(&self.keys));
+        }
+        if self.adopted == Index(0) {
             // What a shard is told once, at its creation, is kept in snapshots: so there must be one soon.
-            self.grown.1 = SNAPSHOT_ENTRIES;
+            self.entries = SNAPSHOT_ENTRIES;
         }
         self.tell(|status| {
             status.leader = Some(self.node);
@@ -76,10 +83,17 @@ impl Driver {
     async fn lead(&mut self, author: &Author) -> Result<End, Fault> {
         let mut snapshot: Option<Snapshot> = None;
         let mut not_before = Instant::now();
+        let chunks = Arc::new(AtomicU64::new(0));
+        let mut tidy = true;
         let mut looked = self.room.look(&mut self.link, None).await.unwrap_or_else(|_| Instant::now());
         loop {
             // Whatever is wrong, the next append finds out.
+            let before = looked;
             looked = self.room.look(&mut self.link, Some(looked)).await.unwrap_or_else(|_| Instant::now());
+            if looked != before {
+                // It counts every chunk: not for each pack.
+                self.garbage = self.state.garbage();
+            }
             let least = Duration::ZERO;
             let due = until_tick(&self.state, &mut self.log_time, self.tail.epoch, least);
             let tick = due.unwrap_or(self.settings.heartbeat).min(self.settings.heartbeat);
@@ -90,6 +104,10 @@ impl Driver {
                     Order::HandOver(_) | Order::Stand => None,
                     Order::Stop => Some(End::Stop),
                 },
+                written = finished(&mut snapshot) => {
+                    not_before = Instant::now() + pause_after(&written);
+                    self.snapshot_done(author, written).await?
+                }
                 Some(first) = self.commands.recv() => {
                     // Whoever is about to propose in this turn joins the pack.
                     tokio::task::yield_now().await;
@@ -97,16 +115,14 @@ impl Driver {
                     self.propose(author, pack).await?
                 }
                 () = sleep(Some(tick)) => self.propose(author, Vec::new()).await?,
-                written = finished(&mut snapshot) => {
-                    not_before = self.snapshot_done(written);
-                    None
-                }
             };
             if let Some(end) = ended {
                 return Ok(end);
             }
             if snapshot.is_none() && self.snapshot_is_due() && Instant::now() >= not_before {
-                snapshot = Some(self.begin_snapshot());
+                // After a former leader, or a writer that failed, or where every byte counts.
+                let tidy = std::mem::replace(&mut tidy, false) || self.again || self.room.is_full();
+                snapshot = Some(self.begin_snapshot(Arc::clone(&chunks), tidy));
             }
         }
     }
@@ -275,36 +291,55 @@ impl Driver {
     }
 
     fn snapshot_is_due(&self) -> bool {
-        self.grown.0 >= self.room.log_bytes(self.settings.snapshot_bytes) || self.grown.1 >= SNAPSHOT_ENTRIES
+        let log_bytes = self.room.log_bytes(self.settings.snapshot_bytes);
+        let pinned = self.entries >= SNAPSHOT_ENTRIES || self.again;
+        let full = self.room.is_full();
+        self.due.is(log_bytes, self.garbage, pinned, full) || (full && self.due.log_bytes() >= log_bytes)
     }
 
-    fn begin_snapshot(&mut self) -> Snapshot {
-        let (_, bytes) = self.state.snapshot().expect("bodies in memory are never damaged");
-        let (at, keys, mut link) = (self.tail, self.keys.clone(), self.link.another());
-        self.grown = (0, 0);
-        tokio::spawn(async move { snapshot::write(&mut link, &keys, at.epoch, at, bytes).await })
+    fn begin_snapshot(&mut self, chunks: Arc<AtomicU64>, tidy: bool) -> Snapshot {
+        let at = self.tail;
+        let frozen = self.state.freeze();
+        let writer = Writer { link: self.link.another(), keys: self.keys.clone(), by: at.epoch, chunks };
+        self.due.frozen();
+        (self.entries, self.again) = (0, false);
+        tokio::spawn(async move { (at.index, writer.write(at, frozen, tidy).await) })
     }
 
-    /// When the next snapshot may begin.
-    fn snapshot_done(&mut self, written: Result<Written, Failed>) -> Instant {
+    /// Everybody learns of a new snapshot.
+    async fn snapshot_done(
+        &mut self,
+        author: &Author,
+        (index, written): (Index, Result<Written, Failed>),
+    ) -> Result<Option<End>, Fault> {
         match written {
-            Ok(written) => {
-                tracing::debug!(shard = self.shard.0, ?written, "snapshot");
-                Instant::now()
+            Ok(Written::Done { bodies, core_bytes }) => {
+                self.refer_to(index, &bodies)?;
+                self.garbage = self.state.garbage();
+                self.due.saved(core_bytes, self.garbage);
+                tracing::debug!(shard = self.shard.0, %index, core_bytes, "snapshot");
+                let at = self.tail.next();
+                let fate = self.append(at, author, Content::Stored, 0).await;
+                self.settle(at, author, Content::Stored, Vec::new(), fate)
             }
+            Ok(Written::Superseded) => Ok(None),
             Err(failed) => {
                 tracing::warn!(shard = self.shard.0, why = failed.why(), "cannot write a snapshot to Redis");
-                self.grown.0 = self.settings.snapshot_bytes;
-                Instant::now() + SNAPSHOT_PAUSE
+                self.again = true;
+                Ok(None)
             }
         }
     }
 }
 
+fn pause_after((_, written): &(Index, Result<Written, Failed>)) -> Duration {
+    if written.is_err() { SNAPSHOT_PAUSE } else { Duration::ZERO }
+}
+
 /// The end of a snapshot that is being written; never, if none is.
-async fn finished(snapshot: &mut Option<Snapshot>) -> Result<Written, Failed> {
+async fn finished(snapshot: &mut Option<Snapshot>) -> (Index, Result<Written, Failed>) {
     let Some(running) = snapshot else { return std::future::pending().await };
-    let written = running.await.unwrap_or_else(|error| Err(Failed::Maybe(error.to_string())));
+    let written = running.await.unwrap_or_else(|error| (Index(0), Err(Failed::Maybe(error.to_string()))));
     *snapshot = None;
     written
 }

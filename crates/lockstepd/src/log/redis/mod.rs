@@ -7,6 +7,7 @@
 mod address;
 mod barrier;
 mod check;
+mod chunks;
 mod driver;
 mod entry;
 mod follow;
@@ -22,21 +23,25 @@ mod snapshot;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockstep_core::names::{NodeId, ShardId};
+use bytes::Bytes;
+use lockstep_core::names::{MessageId, NodeId, ShardId};
 use lockstep_core::{Command, Index};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::due::Due;
 use super::pack::{Waiting, brings_bodies};
 use super::time::LogTime;
 use super::{Applied, BarrierError, Log, ProposeError, Status};
 use crate::clock::Clock;
 use crate::state::State;
+use crate::store::bodies::{Directory, Manifest};
 
 pub use address::Address;
 pub use home::{Cluster, Home};
@@ -106,7 +111,14 @@ impl Shards {
         Self { settings, node, server, clock, running: Mutex::default() }
     }
 
-    /// Starts this node's replica of a shard, which feeds `state`.
+    /// Where the state of a shard keeps its bodies.
+    pub fn bodies(&self, shard: ShardId) -> Directory {
+        let keys = keys::Keys::new(&self.server.address().prefix(), shard);
+        chunks::directory(link::Link::new(&self.server, keys.log(), self.settings.election_min), keys)
+    }
+
+    /// Starts this node's replica of a shard, which feeds `state`; that keeps its bodies in
+    /// [`Self::bodies`].
     pub fn start(&self, shard: ShardId, state: Arc<State>) -> Arc<RedisLog> {
         let keys = keys::Keys::new(&self.server.address().prefix(), shard);
         // An answer that takes longer than half an election time-out costs the reign anyway.
@@ -122,21 +134,25 @@ impl Shards {
             node: self.node,
             shard,
             settings: self.settings.clone(),
-            keys,
+            keys: keys.clone(),
             state: Arc::clone(&state),
             status: status.clone(),
             commands: waiting,
             orders: ordered,
             log_time: LogTime::new(self.clock.clone()),
             reader: link.another(),
-            link,
+            link: link.another(),
             tail: entry::Position::default(),
             author: None,
-            grown: (0, 0),
+            due: Due::default(),
+            entries: 0,
+            garbage: 0,
+            again: false,
+            adopted: Index(0),
             room: Arc::clone(&room),
         };
         let tasks = Mutex::new(Some((tokio::spawn(driver.run()), tokio::spawn(barrier))));
-        let log = Arc::new(RedisLog { state, room, commands, orders, readers, status, tasks });
+        let log = Arc::new(RedisLog { link, keys, state, room, commands, orders, readers, status, tasks });
         self.running.lock().expect("nothing panics while it holds this").push(Arc::clone(&log));
         log
     }
@@ -150,6 +166,8 @@ impl Shards {
 
 /// One shard's log at this node.
 pub struct RedisLog {
+    link: link::Link,
+    keys: keys::Keys,
     state: Arc<State>,
     room: Arc<room::Room>,
     commands: mpsc::Sender<Waiting>,
@@ -187,6 +205,15 @@ impl Log for RedisLog {
 
     fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// From the chunks of the latest snapshot: those that this node knew of may be gone.
+    async fn fetch_body(&self, id: MessageId) -> Option<Bytes> {
+        let mut link = self.link.another();
+        let pointer = snapshot::pointer(&mut link, &self.keys).await.ok()??;
+        let bodies = snapshot::bodies(&mut link, &self.keys, &pointer).await.ok()??;
+        let (number, offset, bytes) = bodies.find(id.0)?;
+        Manifest::body(id.0, chunks::read(&mut link, &self.keys, number, offset, bytes).await.ok()?)
     }
 
     async fn hand_over(&self, to: NodeId) {

@@ -2,13 +2,14 @@
 //!
 //! For moving a cluster. It refuses while nodes write, and overwrites nothing.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lockstep_core::names::{NodeId, ShardId};
+use lockstep_core::names::{MessageId, NodeId, ShardId};
 use lockstep_core::shard::Settings;
-use lockstep_core::{Index, Millis};
+use lockstep_core::{Index, Millis, Shard};
 use redis::Value;
 
 use super::driver::Driver;
@@ -16,15 +17,19 @@ use super::entry::{Author, Content, Position};
 use super::home::{Cluster, Home};
 use super::keys::Keys;
 use super::lead::Fate;
-use super::link::Link;
+use super::link::{Failed, Link};
 use super::server::{Refusal, Server};
-use super::snapshot::{self, Written};
-use super::{Address, Fault};
+use super::snapshot;
+use super::write::{Writer, Written};
+use super::{Address, Fault, chunks};
 use crate::clock::unix_millis;
-use crate::state::State;
+use crate::state::{Frozen, State};
+use crate::store::bodies::{Bodies, Directory};
 
 /// Longer than the heartbeats of most clusters: a leader writes something meanwhile.
 const STILL: Duration = Duration::from_secs(2);
+/// Bodies that wait in memory until they are stored.
+const STORE_BYTES: usize = 64 << 20;
 /// Not a node of anybody's.
 const NOBODY: NodeId = NodeId(0);
 
@@ -61,9 +66,9 @@ impl Offline {
         )))
     }
 
-    /// A shard as [`State::snapshot`] writes it down, and the index that it reaches.
-    pub async fn read(&self, shard: ShardId) -> Result<(Index, Bytes), Refusal> {
-        let state = State::new(shard, blank());
+    /// A shard as it is at the end of its log.
+    pub async fn read(&self, shard: ShardId) -> Result<Frozen, Refusal> {
+        let state = State::with_bodies(shard, blank(), self.bodies(shard));
         let mut driver = self.driver(shard, Arc::clone(&state));
         if snapshot::pointer(&mut driver.link, &driver.keys).await.map_err(refusal)?.is_none() {
             // Nodes write one at once, because it holds what a shard is told at its creation.
@@ -73,12 +78,7 @@ impl Offline {
             )));
         }
         driver.catch_up().await.map_err(refusal)?;
-        state.snapshot().map_err(|error| Refusal::Mistake(error.to_string()))
-    }
-
-    /// Whether `bytes` are a state of `shard` that this version can read.
-    pub fn check(shard: ShardId, bytes: &[u8]) -> Result<(), String> {
-        State::new(shard, blank()).install(bytes).map_err(|error| error.to_string())
+        Ok(state.freeze())
     }
 
     /// Makes `cluster` the one that is there. Fails if there is another.
@@ -94,10 +94,19 @@ impl Offline {
         )))
     }
 
-    /// Writes a shard whose state, written down by [`State::snapshot`], reaches `index`.
-    pub async fn write(&self, shard: ShardId, index: Index, state: Bytes) -> Result<(), Refusal> {
+    /// Writes a shard: its own bytes, and the bodies of its messages in order, which `next` reads one by
+    /// one. A later reign than any that the shard has seen begins with it.
+    pub async fn write(
+        &self,
+        shard: ShardId,
+        core: Bytes,
+        mut next: impl FnMut() -> io::Result<Option<(MessageId, Bytes)>>,
+    ) -> Result<(), Refusal> {
+        let unreadable = |error: String| Refusal::Mistake(format!("shard {shard}: {error}"));
+        let state = Shard::restore(&core).map_err(|error| unreadable(error.to_string()))?;
         let mut driver = self.driver(shard, State::new(shard, blank()));
-        let before = Position { index: Index(index.0.saturating_sub(1)), ..Position::default() };
+        let before = Index(state.applied().0.saturating_sub(1));
+        let before = Position { index: before, epoch: state.epoch(), seq: 0 };
         let at = before.reign(unix_millis() / 1000);
         match driver.append(at, &Author::new(NOBODY), Content::Reign, 0).await {
             Fate::Done => {}
@@ -111,14 +120,39 @@ impl Offline {
                 )));
             }
         }
-        let keys = driver.keys.clone();
-        match snapshot::write(&mut driver.link, &keys, at.epoch, at, state).await {
-            Ok(Written::Done) => Ok(()),
-            Ok(Written::Superseded) => {
-                Err(Refusal::Mistake("another import or a node is at work there".into()))
+        let mut writer = Writer {
+            link: driver.link.another(),
+            keys: driver.keys.clone(),
+            by: at.epoch,
+            chunks: Arc::default(),
+        };
+        let (mut bodies, mut waiting) = (Bodies::empty(self.bodies(shard)), 0);
+        loop {
+            let body = next().map_err(|error| unreadable(error.to_string()))?;
+            if body.is_none() || waiting >= STORE_BYTES {
+                let mut image = bodies.freeze();
+                match writer.store(&mut image).await {
+                    Ok(true) => {}
+                    Ok(false) => return Err(at_work()),
+                    Err(failed) => return Err(Refusal::Away(failed.why())),
+                }
+                let stored = image.manifest();
+                bodies.adopt(&stored, |_| true).map_err(|error| unreadable(error.to_string()))?;
+                waiting = 0;
+                if body.is_none() {
+                    return pointed(writer.point(at, core, stored).await);
+                }
             }
-            Err(failed) => Err(Refusal::Away(failed.why())),
+            if let Some((id, body)) = body {
+                waiting += body.len();
+                bodies.put(id, body);
+            }
         }
+    }
+
+    fn bodies(&self, shard: ShardId) -> Directory {
+        let keys = Keys::new(&self.server.address().prefix(), shard);
+        chunks::directory(Link::new(&self.server, keys.log(), STILL), keys)
     }
 
     fn driver(&self, shard: ShardId, state: Arc<State>) -> Driver {
@@ -147,6 +181,18 @@ fn blank() -> Settings {
         queue_shards: 1,
         messages_max: 0,
         bytes_max: 0,
+    }
+}
+
+fn at_work() -> Refusal {
+    Refusal::Mistake("another import or a node is at work there".into())
+}
+
+fn pointed(written: Result<Written, Failed>) -> Result<(), Refusal> {
+    match written {
+        Ok(Written::Done { .. }) => Ok(()),
+        Ok(Written::Superseded) => Err(at_work()),
+        Err(failed) => Err(Refusal::Away(failed.why())),
     }
 }
 

@@ -73,7 +73,9 @@ impl Room {
         };
         let (used, most) = About::parse(&text).memory;
         self.most.store(most, Ordering::Relaxed);
-        self.set_full(most > 0 && used.saturating_mul(100) >= most.saturating_mul(self.percent_max));
+        // A little room must be there before it counts: at the edge it would come and go all the time.
+        let percent = (self.percent_max - u64::from(self.is_full())).max(1);
+        self.set_full(most > 0 && used.saturating_mul(100) >= most.saturating_mul(percent));
         Ok(Instant::now())
     }
 }

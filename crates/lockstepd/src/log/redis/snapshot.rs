@@ -1,7 +1,8 @@
-//! Snapshots in Redis: chunks that never change, then one pointer that makes them count.
+//! Snapshots in Redis: pieces that never change, then one pointer that makes them count.
 //!
-//! The script that moves the pointer also trims the stream, and only for whoever still leads. The
-//! set before the last is kept for readers who are at it. What a state looks like is not known here.
+//! A snapshot is the shard's own bytes, and a list of the chunks that hold message bodies. The pointer
+//! also trims the stream, and moves only for whoever still leads. The set before the last is kept for
+//! readers who are at it. Writing one is told in `write.rs`; what a state looks like is not known here.
 
 use std::time::Duration;
 
@@ -14,83 +15,79 @@ use super::Fault;
 use super::entry::Position;
 use super::keys::Keys;
 use super::link::{Failed, Link};
+use crate::store::bodies::Manifest;
 
-const CHUNK_BYTES: usize = 1 << 20;
-/// One chunk is a megabyte: it may take longer than an entry.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a reader looks again when chunks vanished, because a newer snapshot took their place.
+pub(super) const PIECE_BYTES: usize = 1 << 20;
+/// One piece is a megabyte: it may take longer than an entry.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a reader looks again when pieces vanished, because a newer snapshot took their place.
 const TRIES: u32 = 5;
 
 /// A snapshot that counts: what it holds, and how to tell that it is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pointer {
     pub(super) at: Position,
-    /// The epoch of whoever took it: with the index it names the chunks.
-    by: Epoch,
-    chunks: u32,
+    /// The epoch of whoever took it: with the index it names the pieces.
+    pub(super) by: Epoch,
+    /// The shard's own bytes.
+    pub(super) core: Part,
+    /// The list of chunks, in the pieces behind those.
+    pub(super) bodies: Part,
+}
+
+/// Some pieces in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Part {
+    pieces: u32,
     bytes: u64,
     crc: u32,
 }
 
-/// What became of an attempt to write one.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Written {
-    Done,
-    /// Another leads, or a newer one is there already.
-    Superseded,
+impl Part {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let pieces = u32::try_from(bytes.len().div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX);
+        Self { pieces, bytes: bytes.len() as u64, crc: crc32fast::hash(bytes) }
+    }
 }
 
 impl Pointer {
-    fn set(&self) -> String {
-        format!("{}-{}:{}", self.by, self.at.index, self.chunks)
+    /// The name of its set of pieces.
+    pub(super) fn set(&self) -> String {
+        format!("{}-{}:{}", self.by, self.at.index, self.core.pieces + self.bodies.pieces)
     }
 }
 
-/// Writes a state that holds everything up to `at`, in the name of reign `by`.
-pub(super) async fn write(
-    link: &mut Link,
-    keys: &Keys,
-    by: Epoch,
-    at: Position,
-    state: Bytes,
-) -> Result<Written, Failed> {
-    let chunks = u32::try_from(state.len().div_ceil(CHUNK_BYTES)).unwrap_or(u32::MAX);
-    let pointer = Pointer { at, by, chunks, bytes: state.len() as u64, crc: crc32fast::hash(&state) };
-    link.ask(redis::cmd("SADD").arg(keys.sets()).arg(pointer.set())).await?;
-    for (number, chunk) in (0..).zip(state.chunks(CHUNK_BYTES)) {
-        let key = keys.chunk(by, at.index, number);
-        link.ask_within(redis::cmd("SET").arg(key).arg(chunk), PATIENCE).await?;
-    }
-    let before = read_pointer(link, keys).await?.ok();
-    let mut script = redis::cmd("EVAL");
-    script.arg(include_str!("point.lua")).arg(2).arg(keys.log()).arg(keys.pointer());
-    script.arg(by.0).arg(at.index.0).arg(at.id()).arg(serde_json::to_string(&pointer).expect("plain fields"));
-    let said = link.ask_within(&script, PATIENCE).await?;
-    if said != Value::BulkString(b"done".to_vec()) {
-        forget(link, keys, &pointer.set()).await?;
-        return Ok(Written::Superseded);
-    }
-    let kept: Vec<String> =
-        [Some(pointer), before.flatten()].into_iter().flatten().map(|one| one.set()).collect();
-    for set in sets(link, keys).await?.iter().filter(|set| !kept.contains(set)) {
-        forget(link, keys, set).await?;
-    }
-    Ok(Written::Done)
+/// The keys of a set of pieces; none where that is no such name.
+pub(super) fn pieces(keys: &Keys, set: &str) -> Vec<String> {
+    let parsed = || {
+        let (name, pieces) = set.split_once(':')?;
+        let (by, index) = name.split_once('-')?;
+        Some((Epoch(by.parse().ok()?), Index(index.parse().ok()?), pieces.parse::<u32>().ok()?))
+    };
+    let Some((by, index, pieces)) = parsed() else { return Vec::new() };
+    (0..pieces).map(|number| keys.chunk(by, index, number)).collect()
 }
 
-/// The latest snapshot, if there is one.
-pub(super) async fn load(link: &mut Link, keys: &Keys) -> Result<Option<(Position, Bytes)>, Fault> {
+/// The latest snapshot, if there is one: its place, the shard's own bytes, and its bodies.
+pub(super) async fn load(link: &mut Link, keys: &Keys) -> Result<Option<(Position, Bytes, Manifest)>, Fault> {
     for _ in 0..TRIES {
         let Some(pointer) = pointer(link, keys).await? else { return Ok(None) };
-        if let Some(state) = read_chunks(link, keys, &pointer).await.map_err(Fault::away)? {
-            return Ok(Some((pointer.at, state)));
+        let core = read(link, keys, &pointer, 0, pointer.core).await.map_err(Fault::away)?;
+        let bodies = bodies(link, keys, &pointer).await.map_err(Fault::away)?;
+        if let (Some(core), Some(bodies)) = (core, bodies) {
+            return Ok(Some((pointer.at, core, bodies)));
         }
     }
-    Err(Fault::Broken(format!(
-        "chunks of the snapshot that {} names are missing or damaged: somebody deleted or changed keys. Restore \
-         Redis from a backup; docs/stores.md has the permissions that prevent this",
+    Err(damaged(keys))
+}
+
+/// The snapshot that counts is not what was written.
+pub(super) fn damaged(keys: &Keys) -> Fault {
+    Fault::Broken(format!(
+        "pieces of the snapshot that {} names are missing or damaged: somebody deleted or changed keys. Restore \
+         Redis from a backup, or import the last export; docs/stores.md has the permissions that prevent this",
         keys.pointer()
-    )))
+    ))
 }
 
 /// Which snapshot counts.
@@ -104,7 +101,10 @@ pub(super) async fn pointer(link: &mut Link, keys: &Keys) -> Result<Option<Point
     })
 }
 
-async fn read_pointer(link: &mut Link, keys: &Keys) -> Result<Result<Option<Pointer>, ()>, Failed> {
+pub(super) async fn read_pointer(
+    link: &mut Link,
+    keys: &Keys,
+) -> Result<Result<Option<Pointer>, ()>, Failed> {
     let value = link.ask(redis::cmd("HGET").arg(keys.pointer()).arg("pointer")).await?;
     Ok(match value {
         Value::Nil => Ok(None),
@@ -113,46 +113,31 @@ async fn read_pointer(link: &mut Link, keys: &Keys) -> Result<Result<Option<Poin
     })
 }
 
-async fn read_chunks(link: &mut Link, keys: &Keys, pointer: &Pointer) -> Result<Option<Bytes>, Failed> {
-    let mut state = Vec::new();
-    for number in 0..pointer.chunks {
+/// The bodies that a snapshot names; `None` if it is gone or damaged.
+pub(super) async fn bodies(
+    link: &mut Link,
+    keys: &Keys,
+    pointer: &Pointer,
+) -> Result<Option<Manifest>, Failed> {
+    let list = read(link, keys, pointer, pointer.core.pieces, pointer.bodies).await?;
+    Ok(list.and_then(|list| postcard::from_bytes(&list).ok()))
+}
+
+async fn read(
+    link: &mut Link,
+    keys: &Keys,
+    pointer: &Pointer,
+    first: u32,
+    part: Part,
+) -> Result<Option<Bytes>, Failed> {
+    let mut whole = Vec::new();
+    for number in first..first.saturating_add(part.pieces) {
         let key = keys.chunk(pointer.by, pointer.at.index, number);
         match link.ask_within(redis::cmd("GET").arg(key), PATIENCE).await? {
-            Value::BulkString(chunk) => state.extend_from_slice(&chunk),
+            Value::BulkString(piece) => whole.extend_from_slice(&piece),
             _ => return Ok(None),
         }
     }
-    let whole = state.len() as u64 == pointer.bytes && crc32fast::hash(&state) == pointer.crc;
-    Ok(whole.then(|| state.into()))
-}
-
-async fn sets(link: &mut Link, keys: &Keys) -> Result<Vec<String>, Failed> {
-    let text = |value| match value {
-        Value::BulkString(text) => String::from_utf8(text).ok(),
-        _ => None,
-    };
-    Ok(match link.ask(redis::cmd("SMEMBERS").arg(keys.sets())).await? {
-        Value::Array(sets) => sets.into_iter().filter_map(text).collect(),
-        _ => Vec::new(),
-    })
-}
-
-/// Deletes one set of chunks, and only then its name.
-async fn forget(link: &mut Link, keys: &Keys, set: &str) -> Result<(), Failed> {
-    if let Some((by, index, chunks)) = parse_set(set) {
-        let mut unlink = redis::cmd("UNLINK");
-        for number in 0..chunks {
-            unlink.arg(keys.chunk(by, index, number));
-        }
-        if chunks > 0 {
-            link.ask_within(&unlink, PATIENCE).await?;
-        }
-    }
-    link.ask(redis::cmd("SREM").arg(keys.sets()).arg(set)).await.map(drop)
-}
-
-fn parse_set(set: &str) -> Option<(Epoch, Index, u32)> {
-    let (name, chunks) = set.split_once(':')?;
-    let (by, index) = name.split_once('-')?;
-    Some((Epoch(by.parse().ok()?), Index(index.parse().ok()?), chunks.parse().ok()?))
+    let good = whole.len() as u64 == part.bytes && crc32fast::hash(&whole) == part.crc;
+    Ok(good.then(|| whole.into()))
 }

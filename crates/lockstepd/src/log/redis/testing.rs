@@ -41,11 +41,30 @@ impl RedisServer {
 
     /// Starts it, again or for the first time, and waits until it answers.
     pub fn run(&self) {
+        self.spawn(&[]);
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.try_cli(&["PING"]).contains("PONG") && !self.try_cli(&["PING"]).contains("NOAUTH") {
+            assert!(Instant::now() < end, "redis-server does not answer: {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts it again with more options, and waits only until somebody answers.
+    pub fn run_with(&self, more: &[&str]) {
+        self.spawn(more);
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.try_cli(&["PING"]).contains("Could not connect") {
+            assert!(Instant::now() < end, "redis-server does not answer: {}", self.log_text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn spawn(&self, more: &[&str]) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log"));
         let log = log.expect("open a log");
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program("redis-server"));
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]);
-        command.arg(&self.directory).args(&self.options);
+        command.arg(&self.directory).args(&self.options).args(more);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share the log")).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| {
             panic!(
@@ -53,11 +72,6 @@ impl RedisServer {
             )
         });
         *self.child.lock().unwrap() = Some(child);
-        let end = Instant::now() + Duration::from_secs(20);
-        while !self.try_cli(&["PING"]).contains("PONG") && !self.try_cli(&["PING"]).contains("NOAUTH") {
-            assert!(Instant::now() < end, "redis-server does not answer: {}", self.log_text());
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 
     /// `kill -9`.
@@ -96,7 +110,7 @@ impl RedisServer {
 
     fn try_cli(&self, arguments: &[&str]) -> String {
         let port = self.port.to_string();
-        let output = Command::new("redis-cli").args(["-p", &port]).args(arguments).output();
+        let output = Command::new(program("redis-cli")).args(["-p", &port]).args(arguments).output();
         let output = output.expect("redis-cli comes with redis-server");
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     }
@@ -106,6 +120,13 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// `redis-server` or `redis-cli`, or what `LOCKSTEP_TEST_REDIS_SERVER` or `LOCKSTEP_TEST_REDIS_CLI` names
+/// instead: a Valkey, or another version.
+fn program(name: &str) -> std::ffi::OsString {
+    let variable = format!("LOCKSTEP_TEST_{}", name.replace('-', "_").to_uppercase());
+    std::env::var_os(variable).unwrap_or_else(|| name.into())
 }
 
 /// A port that nobody listens on.

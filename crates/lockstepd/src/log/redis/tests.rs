@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::command::{NewMessage, QueueOp};
-use lockstep_core::names::QueueName;
-use lockstep_core::{Op, Shard};
+use lockstep_core::dedup::delivered;
+use lockstep_core::names::{QueueName, Receipt};
+use lockstep_core::{Epoch, Millis, Op, Shard};
 
 use super::testing::RedisServer;
 use super::*;
@@ -51,7 +52,7 @@ impl<'a> Cluster<'a> {
     fn start(&mut self, node: NodeId) {
         let address = Address::parse(&format!("{}?name={}", self.redis.url(), self.name)).unwrap();
         let shards = Shards::new(self.settings.clone(), node, Server::new(address).unwrap(), Clock::boot());
-        let state = State::new(self.shard, settings());
+        let state = State::with_bodies(self.shard, settings(), shards.bodies(self.shard));
         let log = shards.start(self.shard, Arc::clone(&state));
         self.nodes.insert(node, Node { shards, log, state });
     }
@@ -78,13 +79,57 @@ impl<'a> Cluster<'a> {
         status.borrow().failed.clone().unwrap()
     }
 
+    /// Everything that a node knows, bodies included.
+    async fn image(&self, node: NodeId) -> Bytes {
+        let state = Arc::clone(&self.nodes[&node].state);
+        // Bodies come over the network, by the doing of this thread.
+        tokio::task::spawn_blocking(move || state.snapshot().unwrap().1).await.unwrap()
+    }
+
+    /// Writes in the name of the reign `by`.
+    fn writer(&self, by: Epoch) -> write::Writer {
+        let address = Address::parse(&format!("{}?name={}", self.redis.url(), self.name)).unwrap();
+        let keys = keys::Keys::new(&address.prefix(), self.shard);
+        let link = link::Link::new(&Server::new(address).unwrap(), keys.log(), Duration::from_secs(5));
+        write::Writer { link, keys, by, chunks: Arc::new(AtomicU64::new(1_000_000)) }
+    }
+
+    /// Takes everything through `leader`: messages 1 to `count`, in order, whole.
+    async fn drain(&self, leader: NodeId, count: u64, bytes: usize) {
+        let Node { log, state, .. } = &self.nodes[&leader];
+        let (mut due, mut seq) = (1, count);
+        while due <= count {
+            let (queue, visibility) = (QueueName("q".into()), Some(Millis(600_000)));
+            seq += 2;
+            let receive = Op::Queue(QueueOp::Receive { queue, max: 50, visibility, session: None });
+            let applied = log.propose(command(seq - 1, receive)).await.unwrap();
+            let messages = delivered(&applied.reply).to_vec();
+            assert!(!messages.is_empty(), "nothing follows {due} of {count}");
+            let mut receipts = Vec::new();
+            for message in messages {
+                let (state, id) = (Arc::clone(state), message.id);
+                let body = tokio::task::spawn_blocking(move || state.body(id).unwrap()).await.unwrap();
+                assert!(body.is_some_and(|body| body == body_of(due, bytes)), "message {due} is another");
+                receipts.push(Receipt { message: id, delivery: message.delivery });
+                due += 1;
+            }
+            log.propose(command(seq, Op::Queue(QueueOp::Ack { receipts }))).await.unwrap();
+        }
+    }
+
     async fn push(&self, leader: NodeId, seq: u64, bytes: usize) {
         self.nodes[&leader].log.propose(push(seq, bytes)).await.unwrap();
     }
 }
 
+fn body_of(seq: u64, bytes: usize) -> Bytes {
+    let mut body = vec![u8::try_from(seq % 251).unwrap(); bytes];
+    body[..8].copy_from_slice(&seq.to_le_bytes());
+    body.into()
+}
+
 fn push(seq: u64, bytes: usize) -> Command {
-    let body = Bytes::from(vec![u8::try_from(seq % 251).unwrap(); bytes]);
+    let body = body_of(seq, bytes);
     let message = NewMessage { body, ..NewMessage::default() };
     command(seq, Op::Queue(QueueOp::Push { queue: QueueName("q".into()), messages: vec![message] }))
 }
@@ -190,9 +235,13 @@ async fn the_stream_is_trimmed_and_newcomers_begin_with_the_snapshot() {
     until(|| length() < 1_000).await;
     cluster.start(away);
     cluster.caught_up(away, leader).await;
-    let image = |node: NodeId| cluster.nodes[&node].state.snapshot().unwrap().1;
-    until(|| image(away) == image(leader)).await;
-    // Two sets of chunks are kept, the others are gone.
+    // Heartbeats go on: between them both stand at one index. States that differ never have one image.
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while cluster.image(away).await != cluster.image(leader).await {}
+    })
+    .await
+    .expect("a newcomer has the same state, and the same bodies");
+    // Two sets of pieces are kept, the others are gone.
     let kept: BTreeSet<String> = redis.cli(&["KEYS", "*chunk*"]).lines().map(str::to_owned).collect();
     let sets: BTreeSet<&str> = kept.iter().filter_map(|key| key.rsplit(':').nth(1)).collect();
     assert!(
@@ -200,6 +249,90 @@ async fn the_stream_is_trimmed_and_newcomers_begin_with_the_snapshot() {
         "{sets:?} of {}",
         chunks.len()
     );
+}
+
+#[tokio::test]
+async fn a_snapshot_writes_only_the_bodies_that_are_new_and_dead_ones_go() {
+    let redis = RedisServer::start();
+    let mut cluster = Cluster::new(&redis, 1, Settings { snapshot_bytes: 300_000, ..fast() });
+    let leader = leader(&cluster, None).await;
+    let chunks = || -> BTreeSet<String> {
+        let keys = redis.cli(&["KEYS", "*:bodies:*"]);
+        keys.lines().filter(|key| !key.is_empty()).map(str::to_owned).collect()
+    };
+    let pointer = format!("{{lockstep:{}:1}}:snapshot", cluster.name);
+    let index = || redis.cli(&["HGET", &pointer, "index"]).parse::<u64>().unwrap_or(0);
+    let mut seq = 0;
+    // Goes on until a snapshot has been taken, and tells which chunks there are then.
+    let mut grow = async |cluster: &Cluster<'_>| {
+        let before = index();
+        while index() == before {
+            seq += 1;
+            cluster.push(leader, seq, 5_000).await;
+        }
+        chunks()
+    };
+    grow(&cluster).await;
+    let first = grow(&cluster).await;
+    let second = grow(&cluster).await;
+    assert!(second.is_superset(&first) && second.len() > first.len(), "{first:?} {second:?}");
+    assert!(second.len() <= first.len() + 2, "it has copied more than what is new: {first:?} {second:?}");
+    assert!(seq > 90, "three snapshots came too early to show anything: {seq} messages");
+    let in_memory = |node: NodeId| cluster.nodes[&node].state.bodies_in_memory();
+    until(|| all().into_iter().all(|node| in_memory(node) < 350_000)).await;
+
+    // Another node that never saw the pushes delivers everything, in order.
+    for node in all().into_iter().filter(|node| *node != leader) {
+        cluster.stop(node).await;
+        cluster.start(node);
+    }
+    let other = all().into_iter().find(|node| *node != leader).unwrap();
+    cluster.caught_up(other, leader).await;
+    cluster.depose(leader).await;
+    let leader = conformance::leader(&cluster, Some(leader)).await;
+    cluster.drain(leader, seq, 5_000).await;
+
+    // Nobody needs any of them now: the next snapshots take them away.
+    for extra in 0..600 {
+        cluster.push(leader, 1_000_000 + extra, 5_000).await;
+        if extra % 20 == 0 && chunks().is_disjoint(&second) {
+            return;
+        }
+    }
+    panic!("chunks of dead bodies are still there: {:?}", chunks().intersection(&second));
+}
+
+#[tokio::test]
+async fn a_deposed_leader_neither_writes_nor_deletes_chunks() {
+    let redis = RedisServer::start();
+    let mut cluster = Cluster::new(&redis, 1, Settings { snapshot_bytes: 100_000, ..fast() });
+    let old = leader(&cluster, None).await;
+    for seq in 1..=60 {
+        cluster.push(old, seq, 5_000).await;
+    }
+    let at = {
+        let log = cluster.log(old);
+        let epoch = log.status().borrow().epoch;
+        entry::Position { epoch, seq: 1, index: log.status().borrow().applied }
+    };
+    let pointer = format!("{{lockstep:{}:1}}:snapshot", cluster.name);
+    until(|| redis.cli(&["HGET", &pointer, "index"]).parse::<u64>().is_ok_and(|index| index > 20)).await;
+    let frozen = cluster.nodes[&old].state.freeze();
+    cluster.depose(old).await;
+    let keys = || redis.cli(&["KEYS", "*:1}*"]).lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let new = leader(&cluster, Some(old)).await;
+    until(|| cluster.nodes[&new].log.status().borrow().leading).await;
+    let before = keys();
+    let mut writer = cluster.writer(at.epoch);
+    let everything = BTreeSet::new();
+    writer.forget_others(&[], &everything).await.unwrap();
+    assert!(keys().is_superset(&before), "it has deleted what the living leader needs");
+    let written = cluster.writer(at.epoch).write(at, frozen, true).await.unwrap();
+    assert!(matches!(written, write::Written::Superseded));
+    let foreign = format!("bodies:{}-", at.epoch);
+    let added: Vec<_> = keys().difference(&before).filter(|key| key.contains(&foreign)).cloned().collect();
+    assert_eq!(added, Vec::<String>::new(), "it has written chunks");
+    cluster.drain(new, 60, 5_000).await;
 }
 
 #[tokio::test]
@@ -214,15 +347,15 @@ async fn a_snapshot_of_a_deposed_leader_does_not_count() {
         entry::Position { epoch, seq: 1, index: applied.index }
     };
     cluster.depose(old).await;
-    let address = Address::parse(&format!("{}?name={}", redis.url(), cluster.name)).unwrap();
-    let keys = keys::Keys::new(&address.prefix(), cluster.shard);
-    let mut link = link::Link::new(&Server::new(address).unwrap(), keys.log(), Duration::from_secs(5));
     until(|| !redis.cli(&["KEYS", "*:snapshot"]).is_empty()).await;
-    let before = (redis.cli(&["KEYS", "*chunk*"]), redis.cli(&["HGETALL", &keys.pointer()]));
-    let written = snapshot::write(&mut link, &keys, at.epoch, at, "stale".into()).await.unwrap();
-    assert_eq!(written, snapshot::Written::Superseded);
-    let after = (redis.cli(&["KEYS", "*chunk*"]), redis.cli(&["HGETALL", &keys.pointer()]));
-    assert_eq!(after, before, "its chunks are gone again, and the pointer is as it was");
+    let pointer = format!("{{lockstep:{}:0}}:snapshot", cluster.name);
+    let look = || (redis.cli(&["KEYS", "*chunk*"]), redis.cli(&["HGETALL", &pointer]));
+    let before = look();
+    let frozen = cluster.nodes[&old].state.freeze();
+    let bodies = frozen.into_parts().1.manifest();
+    let written = cluster.writer(at.epoch).point(at, "stale".into(), bodies).await.unwrap();
+    assert!(matches!(written, write::Written::Superseded));
+    assert_eq!(look(), before, "it has written pieces, or moved the pointer");
 }
 
 /// Breaks the stream of a healthy cluster; what every node then says.

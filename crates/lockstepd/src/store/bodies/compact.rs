@@ -6,6 +6,8 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::image::Image;
 use super::{Bodies, Directory, Segment, record};
 
@@ -104,8 +106,16 @@ fn rewrite(directory: &Directory, run: &[Segment]) -> io::Result<Segment> {
     let mut buffer = Vec::new();
     let mut written = 0;
     for segment in run {
+        // One question is cheaper than many where the answer comes over the network.
+        let whole = match segment.number {
+            super::ELSEWHERE.. => Some(Bytes::from(segment.file.read(0, segment.index.end() as usize)?)),
+            _ => None,
+        };
         for (id, spot) in segment.index.iter() {
-            let bytes = segment.file.read(u64::from(spot.offset), spot.bytes as usize)?;
+            let bytes = match &whole {
+                Some(whole) => whole.slice(spot.offset as usize..(spot.offset + spot.bytes) as usize),
+                None => segment.file.read(u64::from(spot.offset), spot.bytes as usize)?.into(),
+            };
             let good = record::read(&bytes).is_some_and(|(found, _)| found == id);
             if !good || !index.takes(id, bytes.len() - record::HEAD) {
                 let why = format!("{} at offset {} is damaged", segment.file.path().display(), spot.offset);

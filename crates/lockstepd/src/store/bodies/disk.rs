@@ -1,4 +1,4 @@
-//! Where a shard's segment files lie: a directory, or memory for simulations.
+//! Where a shard's segment files lie: a directory, memory for simulations, or a store elsewhere.
 //!
 //! It moves bytes and knows nothing of what is in them. A file that is removed stays readable for
 //! whoever still has it open: that is all the pinning that readers need.
@@ -18,7 +18,19 @@ pub enum Disk {
     Files(PathBuf),
     /// In memory; clone the handle to keep them over a simulated crash.
     Memory(MemoryFiles),
+    /// What snapshots name is in a store elsewhere; what is newer is in memory, and in the log.
+    Elsewhere(Arc<dyn Elsewhere>),
 }
+
+/// A store that holds files which never change.
+pub trait Elsewhere: Send + Sync {
+    /// Exactly `bytes` of file `number`, from `offset` on. Waits for the network.
+    fn read(&self, number: u64, offset: u64, bytes: usize) -> io::Result<Vec<u8>>;
+}
+
+/// Files that a store elsewhere holds have numbers from here on; those that are only in the memory
+/// of one node, smaller ones.
+pub const ELSEWHERE: u64 = 1 << 32;
 
 /// Segment files in memory.
 #[derive(Clone, Default)]
@@ -35,6 +47,7 @@ pub struct File {
 enum Data {
     File(fs::File),
     Memory(Mutex<Vec<u8>>),
+    Elsewhere(Arc<dyn Elsewhere>, u64),
 }
 
 impl Disk {
@@ -46,6 +59,11 @@ impl Disk {
     /// Whether it has no threads to be spared: a simulation's answers at once.
     pub fn is_memory(&self) -> bool {
         matches!(self, Self::Memory(_))
+    }
+
+    /// Whether snapshots name files that are not this node's own.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Elsewhere(_))
     }
 
     /// An empty file under a number that was never used before.
@@ -64,6 +82,11 @@ impl Disk {
                 let file = Arc::new(file);
                 lock(&files.0).insert(number, Arc::clone(&file));
                 Ok(file)
+            }
+            Self::Elsewhere(_) => {
+                let path = path(Path::new("memory"), number);
+                let data = Data::Memory(Mutex::default());
+                Ok(Arc::new(File { path, data, synced: AtomicU64::new(0) }))
             }
         }
     }
@@ -93,6 +116,11 @@ impl Disk {
                 }
                 file.cut(bytes);
                 Ok(file)
+            }
+            Self::Elsewhere(store) => {
+                let path = path(Path::new("store"), number);
+                let data = Data::Elsewhere(Arc::clone(store), number);
+                Ok(Arc::new(File { path, data, synced: AtomicU64::new(bytes) }))
             }
         }
     }
@@ -131,6 +159,8 @@ impl Disk {
                 }
             }
             Self::Memory(files) => drop(lock(&files.0).remove(&number)),
+            // Whoever leads removes what no snapshot names.
+            Self::Elsewhere(_) => {}
         }
     }
 
@@ -149,6 +179,11 @@ impl File {
         &self.path
     }
 
+    /// Whether reading it waits for nothing.
+    pub(super) fn is_in_memory(&self) -> bool {
+        matches!(self.data, Data::Memory(_))
+    }
+
     /// Exactly `bytes` from `offset` on.
     pub(super) fn read(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         match &self.data {
@@ -163,6 +198,7 @@ impl File {
                 let part = start.checked_add(bytes).and_then(|end| data.get(start..end));
                 part.map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             }
+            Data::Elsewhere(store, number) => store.read(*number, offset, bytes),
         }
     }
 
@@ -179,6 +215,7 @@ impl File {
                 data[start..end].copy_from_slice(bytes);
                 Ok(())
             }
+            Data::Elsewhere(..) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::index::{Index, Written};
-use super::{Bodies, Directory, Segment, record};
+use super::{Bodies, Directory, Segment};
 
 /// The bodies of one moment.
 #[derive(Clone)]
@@ -22,8 +22,8 @@ pub struct Image {
 /// The files that a snapshot names, how much of each belongs to it, and what is in them.
 #[derive(Serialize, Deserialize)]
 pub struct Manifest {
-    last: u64,
-    segments: Vec<(u64, Written)>,
+    pub(super) last: u64,
+    pub(super) segments: Vec<(u64, Written)>,
 }
 
 impl Image {
@@ -62,18 +62,8 @@ impl Image {
     /// Every body that is needed, in order, all in memory: for what is small. Errors: one is damaged.
     pub fn all(&self) -> io::Result<Vec<(u64, Bytes)>> {
         let mut all = Vec::new();
-        for segment in &self.segments {
-            for (id, spot) in segment.index.iter() {
-                let bytes: Bytes = segment.file.read(u64::from(spot.offset), spot.bytes as usize)?.into();
-                match record::read(&bytes) {
-                    Some((found, body)) if found == id => all.push((id, bytes.slice(body))),
-                    _ => {
-                        let path = segment.file.path().display();
-                        let why = format!("{path} at offset {} is damaged", spot.offset);
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-                    }
-                }
-            }
+        for file in 0..self.files() {
+            all.extend(self.bodies(file)?);
         }
         Ok(all)
     }
@@ -112,7 +102,8 @@ impl Bodies {
         let mut bodies = Self::empty(directory);
         bodies.last = manifest.last;
         bodies.segments = segments;
-        bodies.open = bodies.tail().is_some_and(|tail| !bodies.is_full(tail));
+        let more = |tail: &Segment| !bodies.is_full(tail) && !bodies.directory.disk.is_elsewhere();
+        bodies.open = bodies.tail().is_some_and(more);
         for at in (0..bodies.segments.len().saturating_sub(1)).rev() {
             if bodies.segments[at].index.live() == 0 {
                 bodies.condemn(at);

@@ -86,6 +86,11 @@ impl Index {
         self.base
     }
 
+    /// The largest id that was ever here.
+    pub(super) fn last(&self) -> u64 {
+        self.base + self.entries.last().map_or(0, |entry| u64::from(entry.id))
+    }
+
     /// Bytes of the file that the index speaks of.
     pub(super) fn end(&self) -> u32 {
         self.end

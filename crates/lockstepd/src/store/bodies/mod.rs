@@ -5,6 +5,7 @@
 //! follows from the state on every replica. No file that a snapshot on disk names is removed before
 //! another snapshot is durable, so a snapshot and the log behind it are always whole.
 
+mod adopt;
 mod arrive;
 mod cache;
 mod compact;
@@ -25,7 +26,7 @@ use lockstep_core::names::MessageId;
 
 pub use arrive::Arriving;
 pub use compact::Swap;
-pub use disk::{Disk, MemoryFiles};
+pub use disk::{Disk, ELSEWHERE, Elsewhere, MemoryFiles};
 pub use image::{Image, Manifest};
 
 use cache::Cache;
@@ -214,6 +215,17 @@ impl Bodies {
                 let body = start as usize + record::HEAD..(start + spot.bytes) as usize;
                 Found::Here(Bytes::copy_from_slice(&self.buffer[body]))
             }
+            None if self.directory.disk.is_elsewhere() && segment.file.is_in_memory() => {
+                let place = Place {
+                    file: Arc::clone(&segment.file),
+                    id,
+                    offset: spot.offset,
+                    bytes: spot.bytes,
+                    ahead: 0,
+                };
+                let body = place.read().ok().and_then(|mut read| read.pop());
+                body.map_or(Found::Gone, |(_, body)| Found::Here(body))
+            }
             None => {
                 let behind = written - (spot.offset + spot.bytes);
                 let ahead = READ_BYTES.saturating_sub(spot.bytes).min(behind);
@@ -255,6 +267,9 @@ impl Bodies {
     /// one that was here, or the disk says no.
     pub fn mend(&self, id: MessageId, body: &[u8]) -> io::Result<()> {
         let Some(at) = self.segment_of(id.0) else { return Ok(()) };
+        if self.directory.disk.is_elsewhere() {
+            return Ok(());
+        }
         let Some(spot) = self.segments[at].index.find(id.0) else { return Ok(()) };
         let mut bytes = Vec::new();
         record::write(&mut bytes, id.0, body);
@@ -287,6 +302,8 @@ impl Bodies {
             self.open = false;
             self.condemn(self.segments.len() - 1);
         }
+        // What goes elsewhere never changes again.
+        self.open &= !self.directory.disk.is_elsewhere();
         Image { directory: self.directory.clone(), segments: self.segments.clone(), last: self.last }
     }
 
@@ -352,7 +369,10 @@ impl Bodies {
     /// Its file goes with the next snapshot: the one on disk may name it.
     fn condemn(&mut self, at: usize) {
         let segment = self.segments.remove(at);
-        self.condemned.push((segment.number, u64::from(segment.index.end())));
+        // What nobody else can know of is gone at once.
+        if !(self.directory.disk.is_elsewhere() && segment.number < ELSEWHERE) {
+            self.condemned.push((segment.number, u64::from(segment.index.end())));
+        }
         if at == self.segments.len() {
             self.buffer.clear();
         }
@@ -363,7 +383,7 @@ impl Bodies {
 fn stop(directory: &Directory, error: &io::Error) -> ! {
     let place = match &directory.disk {
         Disk::Files(path) => path.display().to_string(),
-        Disk::Memory(_) => "memory".into(),
+        Disk::Memory(_) | Disk::Elsewhere(_) => "memory".into(),
     };
     tracing::error!(place, %error, "message bodies cannot be written");
     eprintln!(

@@ -30,6 +30,11 @@ impl Due {
         self.log.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Bytes of log applied since the last snapshot.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log.load(Ordering::Relaxed)
+    }
+
     /// A snapshot is being taken of everything so far.
     pub(super) fn frozen(&self) {
         self.log.store(0, Ordering::Relaxed);

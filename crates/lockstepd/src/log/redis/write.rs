@@ -1,0 +1,193 @@
+//! Writing a snapshot: bodies that no snapshot has stored yet, the shard's own bytes, then the pointer.
+//!
+//! Every step asks Redis whether its author still leads; one that does not changes nothing, not even
+//! what it wrote itself. What nobody needs any more is found by its name and goes last.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use lockstep_core::Epoch;
+use redis::Value;
+
+use super::chunks;
+use super::entry::Position;
+use super::keys::Keys;
+use super::link::{Failed, Link};
+use super::snapshot::{self, PATIENCE, PIECE_BYTES, Part, Pointer};
+use crate::blocking;
+use crate::state::Frozen;
+use crate::store::bodies::{Image, Manifest};
+
+/// Names in one call of a script, at most.
+const FORGET: usize = 256;
+
+/// What became of an attempt to write one.
+pub(super) enum Written {
+    /// It counts.
+    Done {
+        /// The chunks that it names.
+        bodies: Manifest,
+        /// The size of the shard's own part.
+        core_bytes: u64,
+    },
+    /// Another leads, or a newer one is there already.
+    Superseded,
+}
+
+/// Writes in the name of one reign.
+pub(super) struct Writer {
+    pub(super) link: Link,
+    pub(super) keys: Keys,
+    pub(super) by: Epoch,
+    /// How many chunks the reign has written.
+    pub(super) chunks: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Writes a state that holds everything up to `at`. `tidy`: first makes room, by taking away all
+    /// that the present snapshot does not name.
+    pub(super) async fn write(mut self, at: Position, frozen: Frozen, tidy: bool) -> Result<Written, Failed> {
+        if tidy {
+            let now = self.pointer().await?;
+            self.keep_only(now, None).await?;
+        }
+        let prepare = move || {
+            let (shard, mut image) = frozen.into_parts();
+            image.compact();
+            Ok((shard.snapshot(), image))
+        };
+        let (core, mut image) = blocking::run(false, prepare).await.map_err(not)?;
+        if !self.store(&mut image).await? {
+            return Ok(Written::Superseded);
+        }
+        self.point(at, core, image.manifest()).await
+    }
+
+    /// Stores every file of `image` that is only in memory. Says whether this reign still lasts.
+    pub(super) async fn store(&mut self, image: &mut Image) -> Result<bool, Failed> {
+        for file in 0..image.files() {
+            if image.is_stored(file) {
+                continue;
+            }
+            let number = chunks::number(self.by, self.chunks.fetch_add(1, Ordering::Relaxed));
+            let bytes = image.whole(file).map_err(not)?;
+            let (names, key) = (self.keys.bodies(), self.keys.body_chunk(number));
+            if !self.piece(&names, &number.to_string(), &key, &bytes).await? {
+                return Ok(false);
+            }
+            image.stored(file, number).map_err(not)?;
+        }
+        Ok(true)
+    }
+
+    /// Makes a snapshot count whose bodies are stored.
+    pub(super) async fn point(
+        &mut self,
+        at: Position,
+        core: Bytes,
+        bodies: Manifest,
+    ) -> Result<Written, Failed> {
+        let list = postcard::to_stdvec(&bodies).expect("writing to memory cannot fail");
+        let pointer = Pointer { at, by: self.by, core: Part::of(&core), bodies: Part::of(&list) };
+        let pieces = core.chunks(PIECE_BYTES).chain(list.chunks(PIECE_BYTES));
+        for (number, piece) in (0..).zip(pieces) {
+            let (names, key) = (self.keys.sets(), self.keys.chunk(self.by, at.index, number));
+            if !self.piece(&names, &pointer.set(), &key, piece).await? {
+                return Ok(Written::Superseded);
+            }
+        }
+        let before = self.pointer().await?;
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("point.lua")).arg(2).arg(self.keys.log()).arg(self.keys.pointer());
+        script.arg(self.by.0).arg(at.index.0).arg(at.id());
+        script.arg(serde_json::to_string(&pointer).expect("plain fields"));
+        if !done(&self.link.ask_within(&script, PATIENCE).await?) {
+            return Ok(Written::Superseded);
+        }
+        if let Err(failed) = self.keep_only(before, Some((pointer, &bodies))).await {
+            // The next snapshot takes it away.
+            tracing::warn!(why = failed.why(), "cannot remove what no snapshot needs");
+        }
+        Ok(Written::Done { bodies, core_bytes: core.len() as u64 })
+    }
+
+    /// Takes away what neither of two snapshots names: the one that is there, and one that has just
+    /// been written.
+    async fn keep_only(
+        &mut self,
+        there: Option<Pointer>,
+        new: Option<(Pointer, &Manifest)>,
+    ) -> Result<(), Failed> {
+        let mut needed: BTreeSet<u64> = new.iter().flat_map(|(_, bodies)| bodies.numbers()).collect();
+        if let Some(there) = &there {
+            let bodies = snapshot::bodies(&mut self.link, &self.keys, there).await?;
+            let bodies = bodies.ok_or_else(|| Failed::Not("the present snapshot is damaged".into()))?;
+            needed.extend(bodies.numbers());
+        }
+        let kept: Vec<Pointer> = there.into_iter().chain(new.map(|(pointer, _)| pointer)).collect();
+        self.forget_others(&kept, &needed).await
+    }
+
+    pub(super) async fn forget_others(
+        &mut self,
+        kept: &[Pointer],
+        needed: &BTreeSet<u64>,
+    ) -> Result<(), Failed> {
+        let (sets, bodies) = (self.keys.sets(), self.keys.bodies());
+        let kept: Vec<String> = kept.iter().map(Pointer::set).collect();
+        for set in self.names(&sets).await?.into_iter().filter(|set| !kept.contains(set)) {
+            let pieces = snapshot::pieces(&self.keys, &set);
+            self.forget(&sets, &[set], &pieces).await?;
+        }
+        let number = |name: &String| name.parse::<u64>().ok().filter(|number| !needed.contains(number));
+        let dead: Vec<u64> = self.names(&bodies).await?.iter().filter_map(number).collect();
+        for some in dead.chunks(FORGET) {
+            let names: Vec<String> = some.iter().map(u64::to_string).collect();
+            let pieces: Vec<String> = some.iter().map(|number| self.keys.body_chunk(*number)).collect();
+            self.forget(&bodies, &names, &pieces).await?;
+        }
+        Ok(())
+    }
+
+    /// The present snapshot.
+    async fn pointer(&mut self) -> Result<Option<Pointer>, Failed> {
+        let pointer = snapshot::read_pointer(&mut self.link, &self.keys).await?;
+        pointer.map_err(|()| Failed::Not(format!("{} is damaged", self.keys.pointer())))
+    }
+
+    async fn piece(&mut self, names: &str, name: &str, key: &str, bytes: &[u8]) -> Result<bool, Failed> {
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("piece.lua")).arg(3).arg(self.keys.log()).arg(names).arg(key);
+        script.arg(self.by.0).arg(name).arg(bytes);
+        Ok(done(&self.link.ask_within(&script, PATIENCE).await?))
+    }
+
+    async fn forget(&mut self, names: &str, gone: &[String], pieces: &[String]) -> Result<(), Failed> {
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("forget.lua")).arg(2 + pieces.len()).arg(self.keys.log()).arg(names);
+        script.arg(pieces).arg(self.by.0).arg(gone);
+        self.link.ask_within(&script, PATIENCE).await.map(drop)
+    }
+
+    async fn names(&mut self, of: &str) -> Result<Vec<String>, Failed> {
+        let text = |value| match value {
+            Value::BulkString(text) => String::from_utf8(text).ok(),
+            _ => None,
+        };
+        Ok(match self.link.ask_within(redis::cmd("SMEMBERS").arg(of), PATIENCE).await? {
+            Value::Array(names) => names.into_iter().filter_map(text).collect(),
+            _ => Vec::new(),
+        })
+    }
+}
+
+fn done(said: &Value) -> bool {
+    matches!(said, Value::BulkString(text) if text == b"done")
+}
+
+fn not(error: io::Error) -> Failed {
+    Failed::Not(error.to_string())
+}
