@@ -1,4 +1,4 @@
-//! Concurrent histories of cache keys from real nodes that are paused, killed, cut off and drift, checked
+//! Concurrent histories of cache keys from real nodes that are paused, killed and cut off, checked
 //! against what a register is that may lose its value at any time.
 
 use std::sync::Arc;
