@@ -204,8 +204,7 @@ impl Replica {
 
     /// Sleeps until the fate of `ticket` is decided, at most `at_most`.
     pub async fn await_ticket(&self, ticket: Ticket, at_most: Duration) -> Result<Outcome, Failure> {
-        let _forget = Forget { state: &self.state, ticket };
-        let bell = self.state.waiters().ticket(ticket);
+        let mut bell = self.state.waiters().ticket(ticket);
         let mut status = self.watch();
         let sleep = tokio::time::sleep(at_most);
         tokio::pin!(sleep);
@@ -213,13 +212,14 @@ impl Replica {
             if !status.borrow_and_update().leading {
                 return Err(self.not_leader());
             }
+            bell.hear();
             let outcome = self.state.read(|shard| shard.outcome(ticket));
             if outcome != Outcome::Waiting {
                 return Ok(outcome);
             }
             tokio::select! {
                 biased;
-                () = bell.notified() => {}
+                () = bell.rings() => {}
                 _ = status.changed() => {}
                 () = &mut sleep => return Ok(Outcome::Waiting),
             }
@@ -309,17 +309,6 @@ impl Replica {
     fn not_leader(&self) -> Failure {
         let status = self.status.borrow();
         if status.away.is_some() { Failure::Away } else { Failure::NotLeader { hint: status.leader } }
-    }
-}
-
-struct Forget<'a> {
-    state: &'a State,
-    ticket: Ticket,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.state.waiters().forget_ticket(self.ticket);
     }
 }
 

@@ -4,37 +4,31 @@
 //! Waking is a hint. Whoever wakes looks at the state again; nothing here knows what happened.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, MutexGuard};
 
 use lockstep_core::Effect;
 use lockstep_core::names::{LockName, QueueName, Ticket};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// The sleepers of one shard on this node.
 #[derive(Default)]
 pub struct Waiters {
-    tickets: Mutex<BTreeMap<Ticket, Arc<Notify>>>,
-    queues: Mutex<BTreeMap<QueueName, watch::Sender<()>>>,
+    tickets: Bells<Ticket>,
+    queues: Bells<QueueName>,
     outbox: watch::Sender<()>,
     locks: Mutex<BTreeMap<LockName, watch::Sender<()>>>,
     ring_epoch: watch::Sender<u64>,
 }
 
 impl Waiters {
-    /// Sleeps on a ticket: take the bell first, then look at the state, then wait on the bell.
-    pub fn ticket(&self, ticket: Ticket) -> Arc<Notify> {
-        Arc::clone(lock(&self.tickets).entry(ticket).or_default())
+    /// Rings when the fate of a ticket is decided.
+    pub fn ticket(&self, ticket: Ticket) -> Bell<'_, Ticket> {
+        self.tickets.listen(&ticket)
     }
 
-    /// The ticket's sleeper has gone.
-    pub fn forget_ticket(&self, ticket: Ticket) {
-        lock(&self.tickets).remove(&ticket);
-    }
-
-    /// Sleeps until a queue has something to deliver: one sleeper for each node that watches it.
-    pub fn queue(&self, queue: &QueueName) -> Bell<'_> {
-        let rings = lock(&self.queues).entry(queue.clone()).or_default().subscribe();
-        Bell { waiters: self, queue: queue.clone(), rings: Some(rings) }
+    /// Rings when a queue has something to deliver: one sleeper for each node that watches it.
+    pub fn queue(&self, queue: &QueueName) -> Bell<'_, QueueName> {
+        self.queues.listen(queue)
     }
 
     /// Changes whenever there is something to carry to another shard, or something was carried.
@@ -64,17 +58,13 @@ impl Waiters {
     pub fn wake(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {
-                Effect::WakeTicket(ticket) => ring(lock(&self.tickets).get(ticket)),
+                Effect::WakeTicket(ticket) => self.tickets.ring(ticket),
                 Effect::WakeLock(name) => {
                     if let Some(bell) = lock(&self.locks).get(name) {
                         bell.send_replace(());
                     }
                 }
-                Effect::WakeQueue(queue) => {
-                    if let Some(bell) = lock(&self.queues).get(queue) {
-                        bell.send_replace(());
-                    }
-                }
+                Effect::WakeQueue(queue) => self.queues.ring(queue),
                 Effect::WakeOutbox => {
                     self.outbox.send_replace(());
                 }
@@ -89,10 +79,8 @@ impl Waiters {
 
     /// Wakes everybody: the state was replaced, or leadership was lost.
     pub fn wake_all(&self) {
-        lock(&self.tickets).values().for_each(|bell| bell.notify_one());
-        lock(&self.queues).values().for_each(|bell| {
-            bell.send_replace(());
-        });
+        self.tickets.ring_all();
+        self.queues.ring_all();
         self.outbox.send_replace(());
         lock(&self.locks).values().for_each(|bell| {
             bell.send_replace(());
@@ -101,14 +89,42 @@ impl Waiters {
     }
 }
 
-/// Rings when a queue has something to deliver that it had not before.
-pub struct Bell<'a> {
-    waiters: &'a Waiters,
-    queue: QueueName,
+/// Bells that ring for whoever listens to a name; nothing is kept of names that nobody listens to.
+struct Bells<K>(Mutex<BTreeMap<K, watch::Sender<()>>>);
+
+impl<K: Ord + Clone> Bells<K> {
+    fn listen(&self, name: &K) -> Bell<'_, K> {
+        let rings = lock(&self.0).entry(name.clone()).or_default().subscribe();
+        Bell { bells: self, name: name.clone(), rings: Some(rings) }
+    }
+
+    fn ring(&self, name: &K) {
+        if let Some(bell) = lock(&self.0).get(name) {
+            bell.send_replace(());
+        }
+    }
+
+    fn ring_all(&self) {
+        lock(&self.0).values().for_each(|bell| {
+            bell.send_replace(());
+        });
+    }
+}
+
+impl<K> Default for Bells<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+/// One listener. Everybody who listens hears every ring: hear, look at the state, then wait.
+pub struct Bell<'a, K: Ord> {
+    bells: &'a Bells<K>,
+    name: K,
     rings: Option<watch::Receiver<()>>,
 }
 
-impl Bell<'_> {
+impl<K: Ord> Bell<'_, K> {
     /// Whatever has rung so far is heard: look at the state after this, then wait.
     pub fn hear(&mut self) {
         if let Some(rings) = &mut self.rings {
@@ -128,22 +144,34 @@ impl Bell<'_> {
     }
 }
 
-impl Drop for Bell<'_> {
+impl<K: Ord> Drop for Bell<'_, K> {
     fn drop(&mut self) {
         self.rings = None;
-        let mut queues = lock(&self.waiters.queues);
-        if queues.get(&self.queue).is_some_and(|bell| bell.receiver_count() == 0) {
-            queues.remove(&self.queue);
+        let mut bells = lock(&self.bells.0);
+        if bells.get(&self.name).is_some_and(|bell| bell.receiver_count() == 0) {
+            bells.remove(&self.name);
         }
     }
 }
 
-fn ring(bell: Option<&Arc<Notify>>) {
-    if let Some(bell) = bell {
-        bell.notify_one();
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this")
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while it holds this")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everybody_who_sleeps_on_a_ticket_is_woken_also_when_one_of_them_has_left() {
+        let waiters = Waiters::default();
+        let mut sleepers = [waiters.ticket(Ticket(7)), waiters.ticket(Ticket(7))];
+        drop(waiters.ticket(Ticket(7)));
+        waiters.wake(&[Effect::WakeTicket(Ticket(7))]);
+        for sleeper in &mut sleepers {
+            tokio::time::timeout(std::time::Duration::from_secs(5), sleeper.rings()).await.expect("it rang");
+        }
+        drop(sleepers);
+        assert!(lock(&waiters.tickets.0).is_empty(), "nobody listens any more");
+    }
 }

@@ -62,9 +62,23 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Gate>> for Query<T> {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _gate: &Arc<Gate>) -> Result<Self, Fault> {
-        let query = parts.uri.query().unwrap_or_default();
-        serde_urlencoded::from_str(query).map(Self).map_err(|error| Fault::bad(format!("Query: {error}.")))
+        parse_query(parts.uri.query().unwrap_or_default()).map(Self)
     }
+}
+
+fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Fault> {
+    let bad = |why: String| Fault::bad(format!("The query is not what this route takes: {why}."));
+    // A form would put a replacement character there: another name than the one that was meant.
+    if percent_encoding::percent_decode_str(query).decode_utf8().is_err() {
+        return Err(bad("it is no UTF-8".into()));
+    }
+    serde_urlencoded::from_str(query).map_err(|plain| {
+        let reader = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+        match serde_path_to_error::deserialize::<_, T>(reader) {
+            Err(error) if error.path().iter().next().is_some() => bad(format!("{}: {plain}", error.path())),
+            _ => bad(plain.to_string()),
+        }
+    })
 }
 
 async fn read(body: Body, max: usize) -> Result<Bytes, Fault> {

@@ -225,7 +225,8 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     assert_refused("GET", "/queue/pop?colour=red", "", 400, "bad_request", "colour").await;
     assert_refused("GET", "/queue/peek?max=0", "", 400, "bad_request", "max").await;
     assert_refused("GET", "/queue/list?limit=1001", "", 400, "bad_request", "limit").await;
-    assert_refused("GET", "/queue/pop?wait_ms=soon", "", 400, "bad_request", "").await;
+    assert_refused("GET", "/queue/pop?wait_ms=soon", "", 400, "bad_request", "wait_ms").await;
+    assert_refused("GET", "/cache/get?k=%ff", "", 400, "bad_request", "UTF-8").await;
     assert_refused("GET", "/cache/get", "", 400, "bad_request", "k").await;
     assert_refused("GET", "/cache/get?k=a&mode=fast", "", 400, "bad_request", "fast").await;
     assert_refused("GET", "/cache/get?k=a&guard_lock=l", "", 400, "bad_request", "guard_token").await;
@@ -233,7 +234,7 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     assert_refused("GET", "/lock/list?limit=0", "", 400, "bad_request", "limit").await;
     assert_refused("GET", "/lock/audit?limit=1001", "", 400, "bad_request", "limit").await;
     assert_refused("GET", "/lock/watch", "", 400, "bad_request", "name").await;
-    assert_refused("GET", "/lock/watch?name=n&after=soon", "", 400, "bad_request", "").await;
+    assert_refused("GET", "/lock/watch?name=n&after=soon", "", 400, "bad_request", "after").await;
 }
 
 #[tokio::test]

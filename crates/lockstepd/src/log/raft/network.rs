@@ -186,7 +186,7 @@ impl RaftNetworkV2<Config> for Network {
     where
         S: Stream<Item = Append> + OptionalSend + Unpin + 'static,
     {
-        let calls = spare(input).map(move |rpc| {
+        let calls = spare(input, |rpc: &Append| rpc.entries.is_empty()).map(move |rpc| {
             let prev = rpc.prev_log_id;
             let last = rpc.entries.last().map(RaftEntry::log_id).or(prev);
             let call = self.append(rpc);
@@ -237,19 +237,23 @@ impl RaftNetworkV2<Config> for Network {
     }
 }
 
-/// Leaves out a message that only says how far the log is committed where the next entries, which say
-/// it too, follow at once. The answer to these stands for both.
-fn spare(input: impl Stream<Item = Append> + Send + Unpin) -> impl Stream<Item = Append> + Send {
-    futures::stream::unfold((input, false), |(mut input, begun)| async move {
-        let mut rpc = input.next().await?;
+/// Leaves out a message that is `bare`, one that only says how far the log is committed, where another
+/// follows at once, which says it too. The answer to that one stands for both.
+fn spare<T: Send>(
+    input: impl Stream<Item = T> + Send + Unpin,
+    bare: impl Fn(&T) -> bool + Copy + Send,
+) -> impl Stream<Item = T> + Send {
+    // openraft's stream may not be asked again after its end.
+    futures::stream::unfold((input.fuse(), false), move |(mut input, begun)| async move {
+        let mut message = input.next().await?;
         // The first one asks what the follower has.
         if begun
-            && rpc.entries.is_empty()
+            && bare(&message)
             && let Ok(Some(next)) = tokio::time::timeout(COMMIT_PAUSE, input.next()).await
         {
-            rpc = next;
+            message = next;
         }
-        Some((rpc, (input, true)))
+        Some((message, (input, true)))
     })
 }
 
@@ -319,5 +323,35 @@ fn failed(error: peer::Error) -> RPCError<Config> {
     match error {
         peer::Error::NoAnswer => RPCError::Network(NetworkError::new(&error)),
         _ => RPCError::Unreachable(Unreachable::new(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Zero is bare. Like openraft's own stream, this one panics when it is asked after its end.
+    async fn spared(messages: &[u8]) -> Vec<u8> {
+        let input = futures::stream::unfold(messages.iter().copied(), |mut left| async move {
+            left.next().map(|message| (message, left))
+        });
+        spare(Box::pin(input), |message| *message == 0).collect().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_is_left_out_where_entries_follow_at_once() {
+        assert_eq!(spared(&[1, 0, 2, 0]).await, [1, 2, 0]);
+        assert_eq!(spared(&[0, 1]).await, [0, 1], "the first one is a question");
+        assert_eq!(spared(&[0]).await, [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_that_nothing_follows_is_sent_after_a_moment() {
+        let (sender, receiver) = futures::channel::mpsc::unbounded();
+        let mut sent = Box::pin(spare(receiver, |message: &u8| *message == 0));
+        sender.unbounded_send(1).unwrap();
+        sender.unbounded_send(0).unwrap();
+        assert_eq!(sent.next().await, Some(1));
+        assert_eq!(sent.next().await, Some(0));
     }
 }
