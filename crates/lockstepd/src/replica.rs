@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::log::{BarrierError, Log, ProposeError, Status};
 use crate::rates::{self, Rate, Rates};
 use crate::state::State;
+use crate::store::bodies::Found;
 
 /// A replica of one shard, and its log.
 pub struct Replica {
@@ -154,9 +155,15 @@ impl Replica {
 
     /// A message's payload; another member's copy of it where this node's is damaged.
     async fn body(&self, id: MessageId) -> Result<Bytes, Failure> {
-        let state = Arc::clone(&self.state);
-        let on_disk = state.is_on_disk(id);
-        let found = blocking::run(!on_disk, move || state.body(id).map_err(io::Error::other)).await;
+        let found = match self.state.find_body(id) {
+            Found::Here(body) => return Ok(body),
+            Found::Gone => Ok(None),
+            Found::There(place) => {
+                let state = Arc::clone(&self.state);
+                let read = move || state.read_body(&place).map_err(io::Error::other);
+                blocking::run(self.state.is_in_memory(), read).await
+            }
+        };
         match found {
             Ok(Some(body)) => return Ok(body),
             Ok(None) => tracing::error!(shard = self.shard().0, id = id.0, "the body of a message is gone"),

@@ -16,7 +16,7 @@ use lockstep_core::names::{MessageId, ShardId};
 use lockstep_core::shard::{Settings, Shard};
 use lockstep_core::{Epoch, Index, Millis, Op, Pack, Reply, Stamp};
 
-use crate::store::bodies::{self, Bodies, Damaged, Directory, Disk, Found, Image};
+use crate::store::bodies::{self, Bodies, Damaged, Directory, Disk, Found, Image, Place};
 use crate::waiters::Waiters;
 
 pub use save::Frozen;
@@ -123,22 +123,29 @@ impl State {
     /// A message's payload, while anybody may still need it: `None` when nobody does. May wait for the
     /// disk. Errors: what the disk holds is not what was written; it is never served.
     pub fn body(&self, id: MessageId) -> Result<Option<Bytes>, Damaged> {
-        let place = match self.lock().bodies.find(id) {
-            Found::Here(body) => return Ok(Some(body)),
-            Found::Gone => return Ok(None),
-            Found::There(place) => place,
-        };
+        match self.find_body(id) {
+            Found::Here(body) => Ok(Some(body)),
+            Found::Gone => Ok(None),
+            Found::There(place) => self.read_body(&place),
+        }
+    }
+
+    /// Where a body is: at hand, or somewhere that has to be waited for.
+    pub fn find_body(&self, id: MessageId) -> Found {
+        self.lock().bodies.find(id)
+    }
+
+    /// Reads a body from where it was found. Waits for a disk or the network, unless [`Self::is_in_memory`].
+    pub fn read_body(&self, place: &Place) -> Result<Option<Bytes>, Damaged> {
         let read = place.read()?;
         let body = read.first().map(|(_, body)| body.clone());
         self.lock().bodies.remember(read);
         Ok(body)
     }
 
-    /// Whether [`Self::body`] would have to wait for the disk.
-    pub fn is_on_disk(&self, id: MessageId) -> bool {
-        let inner = self.lock();
-        // What is found elsewhere waits for the network.
-        !inner.bodies.directory().is_memory() && matches!(inner.bodies.find(id), Found::There(_))
+    /// Whether no body has to be waited for.
+    pub fn is_in_memory(&self) -> bool {
+        self.lock().bodies.directory().is_memory()
     }
 
     /// Another member's copy of a body that was found damaged here takes its place.

@@ -21,6 +21,11 @@ pub struct Frozen {
 }
 
 impl Frozen {
+    /// The files that its bodies lie in.
+    pub fn body_files(&self) -> Manifest {
+        self.bodies.manifest()
+    }
+
     /// The last entry in it.
     pub fn applied(&self) -> Index {
         self.shard.applied()

@@ -11,6 +11,7 @@ use lockstep_core::{Index, Pack, Reply};
 use tokio::sync::{mpsc, watch};
 
 use super::entry::{Author, Content, Entry, Position};
+use super::follow::READ;
 use super::keys::Keys;
 use super::link::Link;
 use super::room::Room;
@@ -68,6 +69,8 @@ pub(super) struct Driver {
     pub(super) adopted: Index,
     /// Whether Redis has memory for what is large.
     pub(super) room: Arc<Room>,
+    /// Entries that one read asks for.
+    pub(super) read_at_once: u32,
 }
 
 /// Why following or leading ended.
@@ -106,6 +109,7 @@ impl Driver {
             again: false,
             adopted: Index(0),
             room: Room::new(100),
+            read_at_once: READ,
         }
     }
 

@@ -18,7 +18,9 @@ use crate::log::ProposeError;
 use crate::store::bodies::Manifest;
 
 /// Entries in one read, at most.
-const READ: u32 = 256;
+pub(super) const READ: u32 = 256;
+/// How often somebody who only wants to know what is there asks again.
+const READS_MAX: u32 = 8;
 /// A stream that never had an entry waits for nobody: its first reign may begin almost at once.
 const FIRST: Duration = Duration::from_millis(200);
 /// One read waits at most this long, so that a lost tail is noticed while nobody writes.
@@ -50,6 +52,7 @@ impl Driver {
             if left.is_zero() {
                 return Ok(End::Stand);
             }
+            let asked = self.read_at_once;
             let entries = match self.next(rest, left.min(LOOK)).await? {
                 Next::Entries(entries) => entries,
                 Next::Ordered(end) => return Ok(end),
@@ -61,7 +64,7 @@ impl Driver {
             }
             heard = Instant::now();
             // One that lags behind catches up first.
-            rest = if entries.len() < READ as usize { REST } else { Duration::ZERO };
+            rest = if entries.len() < asked as usize { REST } else { Duration::ZERO };
             if self.take(entries).await? {
                 return Ok(End::Stand);
             }
@@ -71,28 +74,40 @@ impl Driver {
     /// Reads to the end of the stream, for whoever only wants to know what is there.
     pub(super) async fn catch_up(&mut self) -> Result<(), Fault> {
         self.load().await?;
+        let mut slow = 0;
         loop {
-            match self.next(Duration::ZERO, Duration::from_millis(1)).await? {
-                Next::Entries(entries) if !entries.is_empty() => self.take(entries).await.map(drop)?,
-                Next::Entries(_) | Next::Ordered(_) => return Ok(()),
+            match self.next(Duration::ZERO, Duration::from_millis(1)).await {
+                Ok(Next::Entries(entries)) if !entries.is_empty() => self.take(entries).await.map(drop)?,
+                // An end that is not where the snapshot says has lost something.
+                Ok(Next::Entries(_) | Next::Ordered(_)) => return self.must_be_there().await,
+                // Again, with fewer entries.
+                Err(Fault::Away(_)) if slow < READS_MAX => slow += 1,
+                Err(fault) => return Err(fault),
             }
         }
     }
 
     /// After a `rest`, waits for entries at most `wait`; turns away whoever comes meanwhile.
     async fn next(&mut self, rest: Duration, wait: Duration) -> Result<Next, Fault> {
-        let (reader, keys, after) = (&mut self.reader, &self.keys, self.tail.id());
+        let (reader, keys, after, count) = (&mut self.reader, &self.keys, self.tail.id(), self.read_at_once);
         let read = async {
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
             }
-            read(reader, keys, after, wait).await
+            read(reader, keys, after, wait, count).await
         };
         tokio::pin!(read);
         loop {
             tokio::select! {
                 biased;
-                entries = &mut read => return entries.map(Next::Entries),
+                entries = &mut read => {
+                    // What takes too long is asked for in smaller parts.
+                    self.read_at_once = match &entries {
+                        Ok(_) => (count * 2).min(READ),
+                        Err(_) => (count / 4).max(1),
+                    };
+                    return entries.map(Next::Entries);
+                }
                 Some((_, caller)) = self.commands.recv() => {
                     let hint = self.status.borrow().leader;
                     let _ = caller.send(Err(ProposeError::NotLeader { hint }));
@@ -135,7 +150,9 @@ impl Driver {
     /// Refers to the chunks of the latest snapshot from now on, instead of keeping their bodies. Says
     /// whether that snapshot is whole.
     pub(super) async fn adopt(&mut self) -> Result<bool, Fault> {
-        let Some(pointer) = snapshot::pointer(&mut self.link, &self.keys).await? else { return Ok(true) };
+        let Some(pointer) = snapshot::pointer(&mut self.link, &self.keys).await? else {
+            return if self.adopted == Index(0) { Ok(true) } else { Err(snapshot::damaged(&self.keys)) };
+        };
         // One from behind what has been applied here says nothing of what is needed here.
         if pointer.at.index <= self.adopted || pointer.at.index > self.tail.index {
             return Ok(true);
@@ -237,10 +254,16 @@ impl Driver {
 }
 
 /// Reads what follows `after`; waits up to `wait` if there is nothing yet.
-async fn read(reader: &mut Link, keys: &Keys, after: String, wait: Duration) -> Result<Vec<Entry>, Fault> {
+async fn read(
+    reader: &mut Link,
+    keys: &Keys,
+    after: String,
+    wait: Duration,
+    count: u32,
+) -> Result<Vec<Entry>, Fault> {
     let ms = u64::try_from(wait.as_millis()).unwrap_or(1).max(1);
     let mut read = redis::cmd("XREAD");
-    read.arg("COUNT").arg(READ).arg("BLOCK").arg(ms).arg("STREAMS").arg(keys.log()).arg(after);
+    read.arg("COUNT").arg(count).arg("BLOCK").arg(ms).arg("STREAMS").arg(keys.log()).arg(after);
     let value = reader.ask_within(&read, wait + LOOK).await.map_err(Fault::away)?;
     let entries = match value {
         Value::Nil => return Ok(Vec::new()),

@@ -323,6 +323,16 @@ impl Driver {
                 self.settle(at, author, Content::Stored, Vec::new(), fate)
             }
             Ok(Written::Superseded) => Ok(None),
+            // It may count: whoever leads next looks, and refers to its chunks.
+            Err(failed @ Failed::Maybe(_)) => {
+                tracing::warn!(
+                    shard = self.shard.0,
+                    why = failed.why(),
+                    "a snapshot may have been written to Redis"
+                );
+                self.again = true;
+                Ok(Some(End::Follow))
+            }
             Err(failed) => {
                 tracing::warn!(shard = self.shard.0, why = failed.why(), "cannot write a snapshot to Redis");
                 self.again = true;

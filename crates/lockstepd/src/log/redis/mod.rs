@@ -150,6 +150,7 @@ impl Shards {
             again: false,
             adopted: Index(0),
             room: Arc::clone(&room),
+            read_at_once: follow::READ,
         };
         let tasks = Mutex::new(Some((tokio::spawn(driver.run()), tokio::spawn(barrier))));
         let log = Arc::new(RedisLog { link, keys, state, room, commands, orders, readers, status, tasks });

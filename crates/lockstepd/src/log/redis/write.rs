@@ -52,7 +52,9 @@ impl Writer {
     pub(super) async fn write(mut self, at: Position, frozen: Frozen, tidy: bool) -> Result<Written, Failed> {
         if tidy {
             let now = self.pointer().await?;
-            self.keep_only(now, None).await?;
+            // The state may still refer to chunks of an older snapshot: a newer one can count although
+            // its writer never heard so.
+            self.keep_only(now, None, frozen.body_files().numbers().collect()).await?;
         }
         let prepare = move || {
             let (shard, mut image) = frozen.into_parts();
@@ -107,27 +109,27 @@ impl Writer {
         if !done(&self.link.ask_within(&script, PATIENCE).await?) {
             return Ok(Written::Superseded);
         }
-        if let Err(failed) = self.keep_only(before, Some((pointer, &bodies))).await {
+        if let Err(failed) = self.keep_only(before, Some(pointer), bodies.numbers().collect()).await {
             // The next snapshot takes it away.
             tracing::warn!(why = failed.why(), "cannot remove what no snapshot needs");
         }
         Ok(Written::Done { bodies, core_bytes: core.len() as u64 })
     }
 
-    /// Takes away what neither of two snapshots names: the one that is there, and one that has just
-    /// been written.
+    /// Takes away what neither of two snapshots names, the one that is there and one that has just
+    /// been written, but for `needed` chunks.
     async fn keep_only(
         &mut self,
         there: Option<Pointer>,
-        new: Option<(Pointer, &Manifest)>,
+        new: Option<Pointer>,
+        mut needed: BTreeSet<u64>,
     ) -> Result<(), Failed> {
-        let mut needed: BTreeSet<u64> = new.iter().flat_map(|(_, bodies)| bodies.numbers()).collect();
         if let Some(there) = &there {
             let bodies = snapshot::bodies(&mut self.link, &self.keys, there).await?;
             let bodies = bodies.ok_or_else(|| Failed::Not("the present snapshot is damaged".into()))?;
             needed.extend(bodies.numbers());
         }
-        let kept: Vec<Pointer> = there.into_iter().chain(new.map(|(pointer, _)| pointer)).collect();
+        let kept: Vec<Pointer> = there.into_iter().chain(new).collect();
         self.forget_others(&kept, &needed).await
     }
 
