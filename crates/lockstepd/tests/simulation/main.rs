@@ -17,7 +17,7 @@ mod workload;
 use std::time::Duration;
 
 /// Seeds in an ordinary run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 60;
 /// Of real time for one seed, which takes half a second on an idle machine.
 const LONGEST: Duration = Duration::from_secs(120);
 
