@@ -345,6 +345,26 @@ async fn a_deposed_leader_neither_writes_nor_deletes_chunks() {
     cluster.drain(60, 5_000).await;
 }
 
+/// A snapshot that counts need not be the one that the leader refers to: its writer may never have heard
+/// so, or somebody has removed the pointer.
+#[tokio::test]
+async fn making_room_never_takes_chunks_that_the_state_refers_to() {
+    let redis = RedisServer::start();
+    let cluster = Cluster::new(&redis, 1, Settings { snapshot_bytes: 100_000, ..fast() });
+    let leader = leader(&cluster, None).await;
+    for seq in 1..=60 {
+        cluster.push(leader, seq, 5_000).await;
+    }
+    let Node { log, state, .. } = &cluster.nodes[&leader];
+    until(|| state.bodies_in_memory() < 150_000).await;
+    let (epoch, index) = (log.status().borrow().epoch, log.status().borrow().applied);
+    let at = entry::Position { epoch, seq: 1, index };
+    redis.cli(&["DEL", &format!("{{lockstep:{}:1}}:snapshot", cluster.name)]);
+    let written = cluster.writer(epoch).write(at, state.freeze(), true).await.unwrap();
+    assert!(matches!(written, write::Written::Done { .. }));
+    cluster.drain(60, 5_000).await;
+}
+
 #[tokio::test]
 async fn a_snapshot_of_a_deposed_leader_does_not_count() {
     let redis = RedisServer::start();
