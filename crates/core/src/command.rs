@@ -24,7 +24,7 @@ pub use queues::{
 };
 
 /// The version of [`Pack`] and everything inside. It is the first byte of every encoded entry.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// One log entry: every command that was waiting when the leader's pack left, and its log time.
 /// A pack without commands is a tick: it moves log time on and lets what is due expire.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::rates::Rate;
 use crate::replica::{Failure, Told};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A question to the leader of a shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
