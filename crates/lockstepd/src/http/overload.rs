@@ -44,8 +44,7 @@ impl Drop for Place<'_> {
 }
 
 fn counts(path: &str) -> bool {
-    const PARK: [&str; 5] =
-        ["/cache/load", "/cache/near/sync", "/cache/near/close", "/cache/stats", "/cache/watch"];
+    const PARK: [&str; 4] = ["/cache/load", "/cache/near/sync", "/cache/near/close", "/cache/stats"];
     path.starts_with("/cache/") && !PARK.contains(&path)
 }
 
