@@ -5,7 +5,7 @@
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::load::{run, run_single};
+use crate::load::run;
 use crate::{Args, Error};
 
 struct Connection {
@@ -46,7 +46,7 @@ fn put(args: &Args) -> String {
 pub async fn push(args: &Args) -> Result<(), Error> {
     let put = put(args);
     let open = |nth: usize| async move { Ok((Connection::open(args, nth).await?, 0)) };
-    run_single(args, open, async |(connection, in_flight)| {
+    run(args, 1, open, async |(connection, in_flight)| {
         while *in_flight < args.batch {
             connection.send(&put).await?;
             *in_flight += 1;
@@ -63,6 +63,7 @@ pub async fn cycle(args: &Args) -> Result<(), Error> {
     let put = put(args);
     run(
         args,
+        args.batch,
         |nth| Connection::open(args, nth),
         async |connection| {
             connection.send(&put).await?;

@@ -10,34 +10,9 @@ use hdrhistogram::Histogram;
 
 use crate::{Args, Error};
 
-/// Runs `once` over and over on each connection, for so long; the first second does not count. An operation
-/// is a batch of as many messages as the arguments say.
+/// Runs `once` over and over on each connection, for so long; the first second does not count. Each time it
+/// deals with so many `messages`.
 pub async fn run<T, C, F>(
-    args: &Args,
-    connect: C,
-    once: impl AsyncFn(&mut T) -> Result<(), Error>,
-) -> Result<(), Error>
-where
-    C: Fn(usize) -> F,
-    F: Future<Output = Result<T, Error>>,
-{
-    measure(args, args.batch, connect, once).await
-}
-
-/// Like [`run`]; an operation is one message, whatever the size of a batch.
-pub async fn run_single<T, C, F>(
-    args: &Args,
-    connect: C,
-    once: impl AsyncFn(&mut T) -> Result<(), Error>,
-) -> Result<(), Error>
-where
-    C: Fn(usize) -> F,
-    F: Future<Output = Result<T, Error>>,
-{
-    measure(args, 1, connect, once).await
-}
-
-async fn measure<T, C, F>(
     args: &Args,
     messages: usize,
     connect: C,

@@ -94,7 +94,7 @@ async fn etcd_locks(args: &Args, name_of: fn(usize) -> String) -> Result<(), Err
         let lease = client.lease_grant(120, None).await?.id();
         Ok((client, lease, name_of(nth)))
     };
-    load::run(args, connect, async |(client, lease, name)| {
+    load::run(args, args.batch, connect, async |(client, lease, name)| {
         let options = etcd_client::LockOptions::new().with_lease(*lease);
         let lock = client.lock(name.as_str(), Some(options)).await?;
         client.unlock(lock.key()).await?;

@@ -36,6 +36,7 @@ pub async fn push(args: &Args) -> Result<(), Error> {
     let payload = Bytes::from(args.payload());
     run(
         args,
+        args.batch,
         |nth| connect(args, nth),
         async |(stream, subject)| {
             let mut acknowledgements = Vec::with_capacity(args.batch);
@@ -69,7 +70,7 @@ pub async fn cycle(args: &Args, confirmed: bool) -> Result<(), Error> {
         let messages = consumer.stream().max_messages_per_batch(1).messages().await?;
         Ok((context, subject, messages))
     };
-    run(args, open, async |(stream, subject, messages)| {
+    run(args, args.batch, open, async |(stream, subject, messages)| {
         stream.publish(subject.clone(), payload.clone()).await?.await?;
         let message = messages.next().await.ok_or("the consumer has ended")??;
         match confirmed {

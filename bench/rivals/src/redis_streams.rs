@@ -18,6 +18,7 @@ async fn connect(args: &Args, nth: usize) -> Result<(MultiplexedConnection, usiz
 pub async fn locks(args: &Args) -> Result<(), Error> {
     run(
         args,
+        args.batch,
         |nth| connect(args, nth),
         async |(connection, nth)| {
             let name = format!("lock-{nth}");
@@ -34,6 +35,7 @@ pub async fn locks(args: &Args) -> Result<(), Error> {
 pub async fn get(args: &Args) -> Result<(), Error> {
     run(
         args,
+        args.batch,
         |nth| connect(args, nth),
         async |(connection, _)| {
             redis::cmd("GET").arg("k").query_async::<()>(connection).await?;
@@ -52,6 +54,7 @@ pub async fn push(args: &Args) -> Result<(), Error> {
     }
     run(
         args,
+        args.batch,
         |nth| connect(args, nth),
         async |(connection, _)| {
             pipeline.query_async::<()>(connection).await?;
@@ -70,6 +73,7 @@ pub async fn cycle(args: &Args) -> Result<(), Error> {
     let payload = args.payload();
     run(
         args,
+        args.batch,
         |nth| connect(args, nth),
         async |(connection, nth)| {
             let add = redis::cmd("XADD").arg("q").arg("*").arg("p").arg(&payload).to_owned();
