@@ -29,6 +29,16 @@ pub(super) struct Args {
     file: PathBuf,
 }
 
+/// An import's.
+#[derive(clap::Args)]
+pub(super) struct ImportArgs {
+    #[command(flatten)]
+    args: Args,
+    /// Begin again where an import was interrupted: first delete what it has left there, and only that
+    #[arg(long)]
+    restart: bool,
+}
+
 impl Args {
     fn place(&self) -> Result<Place, Failure> {
         if self.store == "embedded" {
@@ -56,10 +66,10 @@ pub(super) fn export(args: &Args) -> Result<(), Failure> {
 }
 
 /// Writes a cluster from a file to where none is.
-pub(super) fn import(args: &Args) -> Result<(), Failure> {
+pub(super) fn import(ImportArgs { args, restart }: &ImportArgs) -> Result<(), Failure> {
     let place = args.place()?;
     let cluster = runtime()?
-        .block_on(moving::import(&args.file, place, &|text| eprintln!("{text}")))
+        .block_on(moving::import(&args.file, place, *restart, &|text| eprintln!("{text}")))
         .map_err(Failure::new)?;
     println!("the cluster is there; start its nodes with members {:?}", cluster.members);
     Ok(())

@@ -19,6 +19,9 @@ use crate::store::bodies::{self, Bodies};
 use crate::store::snapshots::Snapshots;
 use crate::store::wal::{self, Wal};
 
+/// Beside the nodes' directories while an import writes them.
+const MARK: &str = "import.incomplete";
+
 /// Directories of one cluster's nodes, which this process holds alone.
 pub(super) struct Directories {
     cluster: Cluster,
@@ -107,23 +110,83 @@ fn open(path: &Path) -> Result<(Identity, Node), Error> {
     Ok((identity, Node { _alone: directory, wal, snapshots }))
 }
 
-/// Writes a node's data directory below `base`. Errors: there is something already.
+/// Writes every node's data directory below `base`. `restart`: removes first what an interrupted import
+/// has left. Errors: there is something already; nothing is written then.
 pub(super) async fn write(
     base: &Path,
+    file: &Import,
+    restart: bool,
+    tell: &dyn Fn(String),
+) -> Result<(), Error> {
+    let cluster = file.cluster();
+    let mark = base.join(MARK);
+    let paths = |cluster: &Cluster| -> Vec<PathBuf> {
+        cluster.members.iter().map(|node| base.join(format!("node{node}"))).collect()
+    };
+    if let Ok(text) = std::fs::read(&mark) {
+        let left = paths(&serde_json::from_slice(&text).unwrap_or_else(|_| cluster.clone()));
+        clear(base, &left, restart)?;
+    }
+    for path in paths(cluster) {
+        if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
+            let why = format_args!("{} is not empty: import below another directory", path.display());
+            return Err(Error::new(why));
+        }
+    }
+    let unusable = |error: std::io::Error| Error::new(format_args!("cannot use {}: {error}", mark.display()));
+    std::fs::create_dir_all(base).map_err(unusable)?;
+    std::fs::write(&mark, serde_json::to_vec(cluster).expect("plain fields")).map_err(unusable)?;
+    // The same at all nodes: no history before it, whatever became of it, has the same tokens.
+    let now = unix_millis() / 1000;
+    let mut written = Vec::new();
+    for (node, path) in cluster.members.iter().zip(paths(cluster)) {
+        written.push((*node, write_node(&path, *node, file, now, tell).await?));
+    }
+    // Last: until then no node can start in any of them, and they only fit together.
+    for (node, directory) in written {
+        let Cluster { cluster_id, queue_shards, members } = cluster.clone();
+        let mut identity = Identity::new(node, cluster_id, queue_shards, members);
+        // Larger than that of any process before, wherever those were counted.
+        identity.incarnation = unix_millis();
+        directory.save(&identity).map_err(Error::new)?;
+    }
+    std::fs::remove_file(&mark).map_err(unusable)
+}
+
+/// Removes what an interrupted import has left, if that is wanted. Nothing that a node could have used.
+fn clear(base: &Path, left: &[PathBuf], restart: bool) -> Result<(), Error> {
+    let base = base.display();
+    let complete: Vec<_> = left.iter().filter(|path| path.join("node.json").exists()).collect();
+    if !complete.is_empty() {
+        return Err(Error::new(format_args!(
+            "an import below {base} was interrupted at its very end: {complete:?} may have been started since. If \
+             not, remove them, then import again with --restart; or import below another directory"
+        )));
+    }
+    if !restart {
+        return Err(Error::new(format_args!(
+            "an import below {base} has not come to its end. If it still runs, wait for it; else add --restart, which \
+             removes {left:?} and begins again; or import below another directory"
+        )));
+    }
+    for path in left.iter().filter(|path| path.exists()) {
+        std::fs::remove_dir_all(path)
+            .map_err(|error| Error::new(format_args!("cannot remove {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+async fn write_node(
+    path: &Path,
     node: u64,
     file: &Import,
     now: u64,
     tell: &dyn Fn(String),
-) -> Result<(), Error> {
-    let path = base.join(format!("node{node}"));
-    if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
-        let why = format_args!("{} is not empty: import below another directory", path.display());
-        return Err(Error::new(why));
-    }
-    let directory = Directory::open(&path).map_err(Error::new)?;
+) -> Result<Directory, Error> {
+    let directory = Directory::open(path).map_err(Error::new)?;
     let wal = Wal::open(&path.join("wal"), wal::Settings::default()).map_err(Error::new)?;
     let settings = bodies::Settings { cache_bytes: 0, ..bodies::Settings::default() };
-    let snapshots = Snapshots::open(&path, settings).map_err(Error::new)?;
+    let snapshots = Snapshots::open(path, settings).map_err(Error::new)?;
     let cluster = file.cluster();
     for (shard, nodes) in replicas(cluster.queue_shards, &cluster.members) {
         if !nodes.contains(&NodeId(node)) {
@@ -139,10 +202,5 @@ pub(super) async fn write(
         begin.at(&wal, &snapshots, kept.freeze()).await.map_err(Error::new)?;
         tell(format!("node {node}: {}", super::written(shard, cluster)));
     }
-    let mut identity =
-        Identity::new(node, cluster.cluster_id.clone(), cluster.queue_shards, cluster.members.clone());
-    // Larger than that of any process before, wherever those were counted.
-    identity.incarnation = unix_millis();
-    // Last: until then no node can start there.
-    directory.save(&identity).map_err(Error::new)
+    Ok(directory)
 }

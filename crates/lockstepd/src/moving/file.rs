@@ -38,12 +38,22 @@ struct Section {
     bodies: u64,
 }
 
-/// A file that is being written, under another name until it is complete.
+/// A file that is being written, under another name until it is complete. One that fails is removed.
 pub(super) struct Export {
     file: BufWriter<File>,
-    new: PathBuf,
+    new: Unfinished,
     path: PathBuf,
     shards: u32,
+}
+
+/// The name of a file until it is complete.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Once it is complete it has another name.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Export {
@@ -52,7 +62,7 @@ impl Export {
         new.push(".incomplete");
         let new = PathBuf::from(new);
         let file = File::create(&new).map_err(|error| unusable(&new, &error))?;
-        let path = path.to_owned();
+        let (new, path) = (Unfinished(new), path.to_owned());
         let mut export = Self { file: BufWriter::new(file), new, path, shards: cluster.queue_shards };
         export.line(MAGIC)?;
         export.line(&json(cluster))?;
@@ -110,7 +120,8 @@ impl Export {
     pub(super) fn finish(mut self) -> Result<(), Error> {
         self.line(END)?;
         let end = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        end.and_then(|()| std::fs::rename(&self.new, &self.path)).map_err(|error| unusable(&self.new, &error))
+        end.and_then(|()| std::fs::rename(&self.new.0, &self.path))
+            .map_err(|error| unusable(&self.new.0, &error))
     }
 
     fn body(&mut self, id: u64, body: &Bytes) -> Result<(), Error> {
@@ -128,7 +139,7 @@ impl Export {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all(bytes).map_err(|error| unusable(&self.new, &error))
+        self.file.write_all(bytes).map_err(|error| unusable(&self.new.0, &error))
     }
 }
 

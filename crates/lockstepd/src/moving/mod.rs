@@ -13,7 +13,6 @@ use lockstep_core::Shard;
 use lockstep_core::names::ShardId;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::unix_millis;
 use crate::log::redis::{self, Address, Offline};
 use crate::state::Frozen;
 use directories::Directories;
@@ -94,39 +93,41 @@ async fn export_redis(address: Address, path: &Path, tell: &dyn Fn(String)) -> R
 }
 
 /// Writes a cluster from a file to where none is. The whole file is checked first; the cluster is made
-/// known last. Answers which one it is. Errors: the file is damaged, or there is a cluster already.
-pub async fn import(path: &Path, to: Place, tell: &dyn Fn(String)) -> Result<Cluster, Error> {
+/// known last. `restart`: takes away first what an interrupted import has left there. Answers which cluster
+/// it is. Errors: the file is damaged, or there is something already.
+pub async fn import(path: &Path, to: Place, restart: bool, tell: &dyn Fn(String)) -> Result<Cluster, Error> {
     let file = Import::open(path, tell)?;
     let cluster = file.cluster().clone();
     tell(format!("{} is whole: {} shards", path.display(), cluster.queue_shards + 1));
     match to {
-        Place::Redis(address) => {
-            let store = Offline::open(address).await.map_err(Error::new)?;
-            if store.cluster().await.map_err(Error::new)?.is_some() {
-                return Err(Error::new(
-                    "there is a cluster in that store under that name already; import under another name (?name=NAME)",
-                ));
-            }
-            for shard in cluster.shards() {
-                let (core, mut bodies) = file.shard(shard)?;
-                store.write(shard, core, || bodies.next()).await.map_err(Error::new)?;
-                tell(written(shard, &cluster));
-            }
-            let Cluster { cluster_id, queue_shards, members } = cluster.clone();
-            store.found(&redis::Cluster::new(cluster_id, queue_shards, members)).await.map_err(Error::new)?;
-        }
+        Place::Redis(address) => import_redis(&file, address, restart, tell).await?,
         Place::Embedded(paths) => {
             let [base] = paths.as_slice() else {
                 return Err(Error::new("name one directory with --data: each node gets its own below it"));
             };
-            // The same at all nodes: no history before it, whatever became of it, has the same tokens.
-            let now = unix_millis() / 1000;
-            for node in &cluster.members {
-                directories::write(base, *node, &file, now, tell).await?;
-            }
+            directories::write(base, &file, restart, tell).await?;
         }
     }
     Ok(cluster)
+}
+
+async fn import_redis(
+    file: &Import,
+    address: Address,
+    restart: bool,
+    tell: &dyn Fn(String),
+) -> Result<(), Error> {
+    let store = Offline::open(address).await.map_err(Error::new)?;
+    let cluster = file.cluster();
+    let Cluster { cluster_id, queue_shards, members } = cluster.clone();
+    let record = redis::Cluster::new(cluster_id, queue_shards, members);
+    store.begin(&record, restart).await.map_err(Error::new)?;
+    for shard in cluster.shards() {
+        let (core, mut bodies) = file.shard(shard)?;
+        store.write(shard, core, || bodies.next()).await.map_err(Error::new)?;
+        tell(written(shard, cluster));
+    }
+    store.finish(&record).await.map_err(Error::new)
 }
 
 fn written(shard: ShardId, cluster: &Cluster) -> String {

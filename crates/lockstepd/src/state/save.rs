@@ -114,6 +114,12 @@ impl State {
         self.lock().bodies.garbage()
     }
 
+    /// The files of bodies that snapshots have stored elsewhere, where this state refers to them: number
+    /// and bytes.
+    pub fn kept_elsewhere(&self) -> Vec<(u64, u64)> {
+        self.lock().bodies.kept_elsewhere()
+    }
+
     /// Bytes of bodies that no snapshot has stored yet, where those are kept elsewhere.
     pub fn bodies_in_memory(&self) -> u64 {
         self.lock().bodies.bytes_in_memory()

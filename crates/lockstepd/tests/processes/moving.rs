@@ -16,6 +16,9 @@ const WAITING: u64 = 240;
 struct Told {
     token: u64,
     receipt: Value,
+    session: Value,
+    /// What a push under a request id was answered.
+    pushed: Value,
 }
 
 async fn post(node: Http, route: &str, body: Value) -> Value {
@@ -53,7 +56,17 @@ async fn fill(cluster: &Cluster) -> Told {
     post(one, "/queue/push", json!({"queue": "sick", "payload": "poison"})).await;
     let poison = post(two, "/queue/receive", json!({"queue": "sick"})).await;
     post(two, "/queue/nack", json!({"receipt": poison["messages"][0]["receipt"]})).await;
-    Told { token, receipt }
+    let session = post(one, "/session/open", json!({"owner": "worker", "ttl_ms": 600_000})).await;
+    let session = session["session"].clone();
+    let kept = json!({"name": "by session", "owner": "worker", "session": session});
+    post(two, "/lock/acquire", kept).await;
+    let pushed = post(one, "/queue/push", once()).await;
+    Told { token, receipt, session, pushed }
+}
+
+/// A push that is made again after each move.
+fn once() -> Value {
+    json!({"queue": "once", "key": "k", "payload": "once", "request_id": "the same request"})
 }
 
 /// Looks at everything and changes nothing but the counter. Answers a new token.
@@ -63,6 +76,12 @@ async fn all_there(cluster: &Cluster, told: &Told, newest: u64) -> u64 {
     assert_eq!(post(node, "/lock/acquire", held).await["token"], told.token);
     let other = json!({"name": "kept", "owner": "another"});
     assert_eq!(node.post("/lock/acquire", &other).await.unwrap().code(), "held");
+    post(node, "/session/renew", json!({"session": told.session})).await;
+    let shown = node.get("/lock/get?name=by%20session").await.unwrap();
+    assert_eq!(shown.json["holders"][0]["owner"], "worker", "{}", shown.text);
+    let again = post(node, "/queue/push", once()).await;
+    assert_eq!(again["id"], told.pushed["id"], "a request that was done is done again");
+    assert_eq!(stats(node, "once").await["ready"], 1);
     let fresh = json!({"name": format!("new {newest}"), "owner": "o"});
     let token = post(cluster.http(1), "/lock/acquire", fresh).await["token"].as_u64().unwrap();
     assert!(token > newest, "token {token} is not newer than {newest}");
@@ -87,6 +106,9 @@ async fn drain(cluster: &Cluster, told: &Told) {
     }
     assert_eq!(post(one, "/queue/redrive", json!({"queue": "sick"})).await["redriven"], 1);
     assert_eq!(post(two, "/queue/pop", json!({"queue": "sick"})).await["message"]["payload"], "poison");
+    post(one, "/session/close", json!({"session": told.session})).await;
+    let freed = json!({"name": "by session", "owner": "another"});
+    assert_eq!(one.post("/lock/acquire", &freed).await.unwrap().status, 200, "its end frees its locks");
 }
 
 async fn lockstep(what: &str, arguments: &[&str]) -> Output {
@@ -101,6 +123,36 @@ fn said(output: &Output) -> String {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// An import into directories in which one was interrupted, or something else is.
+async fn interrupted(directory: &Path, file: &str) {
+    let base = directory.join("interrupted");
+    let import = ["import", "--data", text(&base), file];
+    std::fs::create_dir_all(base.join("node2")).unwrap();
+    std::fs::write(base.join("node2/mine"), "anything").unwrap();
+    let refused = lockstep("import beside a file", &import).await;
+    assert!(!refused.status.success() && said(&refused).contains("node2 is not empty"), "{}", said(&refused));
+    assert!(!base.join("node1").exists(), "it has written before it looked everywhere");
+    // As an import leaves it that is killed.
+    std::fs::write(base.join("import.incomplete"), r#"{"cluster_id":"0","queue_shards":3,"members":[1,2]}"#)
+        .unwrap();
+    let refused = lockstep("import after an interrupted one", &import).await;
+    assert!(!refused.status.success() && said(&refused).contains("--restart"), "{}", said(&refused));
+    assert!(base.join("node2/mine").exists());
+    std::fs::write(base.join("node2/node.json"), "{}").unwrap();
+    let restart: Vec<&str> = import.iter().copied().chain(["--restart"]).collect();
+    let refused = lockstep("import over a node", &restart).await;
+    assert!(
+        !refused.status.success() && said(&refused).contains("may have been started"),
+        "{}",
+        said(&refused)
+    );
+    std::fs::remove_file(base.join("node2/node.json")).unwrap();
+    let done = lockstep("import begun again", &restart).await;
+    assert!(done.status.success(), "{}", said(&done));
+    assert!(!base.join("import.incomplete").exists() && !base.join("node2/mine").exists());
+    assert!((1..=3).all(|node| base.join(format!("node{node}/node.json")).exists()));
 }
 
 #[tokio::test]
@@ -148,6 +200,7 @@ async fn a_cluster_moves_from_its_disks_to_redis_and_back() {
     assert!(done.status.success() && said(&done).contains("node 3"), "{}", said(&done));
     let twice = lockstep("a second import", &import).await;
     assert!(!twice.status.success() && said(&twice).contains("not empty"), "{}", said(&twice));
+    interrupted(second.directory(), text(&back)).await;
 
     let mut third = Cluster::prepare(Settings::fast(3)).await;
     for id in third.ids() {

@@ -17,7 +17,7 @@ pub(in crate::cli) enum Command {
     /// Write a stopped cluster to a file
     Export(moving::Args),
     /// Write an exported cluster to where none is: another store, or the same kind
-    Import(moving::Args),
+    Import(moving::ImportArgs),
 }
 
 impl Ask for Command {

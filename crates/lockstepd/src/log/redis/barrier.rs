@@ -18,6 +18,7 @@ pub(super) async fn run(
     mut link: Link,
     keys: Keys,
     mut status: watch::Receiver<Status>,
+    mut applied: watch::Receiver<Index>,
     mut waiting: mpsc::UnboundedReceiver<Waiting>,
 ) {
     while let Some(first) = waiting.recv().await {
@@ -26,7 +27,7 @@ pub(super) async fn run(
         while let Ok(next) = waiting.try_recv() {
             callers.push(next);
         }
-        let reached = look(&mut link, &keys, &mut status).await;
+        let reached = look(&mut link, &keys, &mut status, &mut applied).await;
         for caller in callers {
             let _ = caller.send(reached.clone());
         }
@@ -37,6 +38,7 @@ async fn look(
     link: &mut Link,
     keys: &Keys,
     status: &mut watch::Receiver<Status>,
+    applied: &mut watch::Receiver<Index>,
 ) -> Result<Index, BarrierError> {
     let before = status.borrow().clone();
     if !before.leading {
@@ -50,11 +52,16 @@ async fn look(
         return Err(BarrierError::NotLeader { hint: None });
     }
     // What this node itself has just appended it is about to apply.
-    let reached = status.wait_for(|now| now.applied >= index || !now.leading).await;
-    match reached {
-        Ok(now) if now.applied >= index => Ok(index),
-        Ok(now) => Err(not_leading(&now)),
-        Err(_) => Err(BarrierError::Stopped),
+    tokio::select! {
+        biased;
+        reached = applied.wait_for(|applied| *applied >= index) => match reached {
+            Ok(_) => Ok(index),
+            Err(_) => Err(BarrierError::Stopped),
+        },
+        deposed = status.wait_for(|now| !now.leading) => match deposed {
+            Ok(now) => Err(not_leading(&now)),
+            Err(_) => Err(BarrierError::Stopped),
+        },
     }
 }
 

@@ -63,33 +63,45 @@ impl About {
     }
 }
 
-/// Settings under which Redis may forget what it has acknowledged, each as a sentence.
-pub(super) async fn weaknesses(connection: &mut MultiplexedConnection) -> Vec<String> {
+/// Settings under which the Redis `at` an address may forget what it has acknowledged, each as a sentence.
+pub(super) async fn weaknesses(connection: &mut MultiplexedConnection, at: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (key, wanted, otherwise) in [
         ("appendonly", "yes", "a restart of Redis loses acknowledged work"),
         ("appendfsync", "always", "a crash of its machine loses the last acknowledged work"),
+        (
+            "no-appendfsync-on-rewrite",
+            "no",
+            "a crash of its machine while a file is rewritten loses acknowledged work",
+        ),
         ("maxmemory-policy", "noeviction", "Redis may throw parts of a log away when memory is short"),
     ] {
         let answer = within(connection, redis::cmd("CONFIG").arg("GET").arg(key)).await;
-        found.extend(weakness(key, wanted, otherwise, answer.and_then(Result::ok)));
+        let value = answer.and_then(Result::ok).and_then(value_of);
+        found.extend(weakness(at, key, wanted, otherwise, value.as_deref()));
     }
     found
 }
 
-fn weakness(key: &str, wanted: &str, otherwise: &str, answer: Option<Value>) -> Option<String> {
-    let value = match answer {
-        Some(Value::Array(pair)) => match pair.into_iter().nth(1) {
-            Some(Value::BulkString(value)) => String::from_utf8_lossy(&value).into_owned(),
-            _ => return Some(unchecked(key, wanted)),
-        },
-        _ => return Some(unchecked(key, wanted)),
-    };
-    (value != wanted).then(|| format!("Redis runs with {key} {value}: {otherwise}. Set {key} {wanted}"))
+fn weakness(at: &str, key: &str, wanted: &str, otherwise: &str, value: Option<&str>) -> Option<String> {
+    match value {
+        None => Some(format!(
+            "Redis at {at} does not tell its {key} (CONFIG GET is not allowed): make sure that it is {wanted}"
+        )),
+        Some(value) if value == wanted => None,
+        Some(value) => {
+            Some(format!("Redis at {at} runs with {key} {value}: {otherwise}. Set {key} {wanted}"))
+        }
+    }
 }
 
-fn unchecked(key: &str, wanted: &str) -> String {
-    format!("Redis does not tell its {key} (CONFIG GET is not allowed): make sure that it is {wanted}")
+/// The value of the one setting that was asked for.
+fn value_of(answer: Value) -> Option<String> {
+    let Value::Array(pair) = answer else { return None };
+    match pair.into_iter().nth(1) {
+        Some(Value::BulkString(value)) => Some(String::from_utf8_lossy(&value).into_owned()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +111,18 @@ mod tests {
     fn refusal(info: &str) -> String {
         let address = Address::parse("redis://host").unwrap();
         About::parse(info).usable(&address).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_weakness_is_named_with_its_server() {
+        let said = |value| weakness("host:7001", "appendfsync", "always", "work is lost", value);
+        assert_eq!(said(Some("always")), None);
+        let weak = said(Some("everysec")).unwrap();
+        assert_eq!(
+            weak,
+            "Redis at host:7001 runs with appendfsync everysec: work is lost. Set appendfsync always"
+        );
+        assert!(said(None).unwrap().contains("make sure that it is always"));
     }
 
     #[test]

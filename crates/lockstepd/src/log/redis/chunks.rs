@@ -18,6 +18,8 @@ use crate::store::bodies::{Directory, Disk, Elsewhere, Settings};
 
 /// A chunk is closed once it has this size: with its last body it still fits into a mebibyte, as allocators count.
 const CHUNK_BYTES: u64 = 960 << 10;
+/// Chunks that one question is about, at most.
+const AT_ONCE: usize = 256;
 /// The longest that reading a part of one may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -94,4 +96,42 @@ pub(super) async fn read(
         Value::BulkString(part) => Ok(part),
         _ => Ok(Vec::new()),
     }
+}
+
+/// What is known of some chunks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// All are there, and long enough.
+    Yes,
+    /// The reign is over under which nobody else could have deleted any.
+    Deposed,
+    /// This key is not there, or too short.
+    Without(String),
+}
+
+/// Looks at chunks (number and bytes). `by`: only while that reign lasts.
+pub(super) async fn whole(
+    link: &mut Link,
+    keys: &Keys,
+    by: Option<Epoch>,
+    files: &[(u64, u64)],
+) -> Result<Whole, Failed> {
+    for some in files.chunks(AT_ONCE) {
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("whole.lua")).arg(1 + some.len()).arg(keys.log());
+        for (number, _) in some {
+            script.arg(keys.body_chunk(*number));
+        }
+        script.arg(by.map_or(String::new(), |by| by.to_string()));
+        for (_, bytes) in some {
+            script.arg(*bytes);
+        }
+        match link.ask_within(&script, PATIENCE).await? {
+            Value::BulkString(said) if said == b"done" => {}
+            Value::BulkString(said) if said == b"deposed" => return Ok(Whole::Deposed),
+            Value::BulkString(key) => return Ok(Whole::Without(String::from_utf8_lossy(&key).into_owned())),
+            _ => return Err(Failed::Not("Redis answers, but not as its scripts do".into())),
+        }
+    }
+    Ok(Whole::Yes)
 }

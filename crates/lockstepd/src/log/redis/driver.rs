@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lockstep_core::names::{NodeId, ShardId};
 use lockstep_core::{Index, Pack, Reply};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::entry::{Author, Content, Entry, Position};
 use super::follow::READ;
@@ -35,6 +35,8 @@ pub(super) enum Order {
     /// Take over from whoever leads.
     #[cfg_attr(not(test), allow(dead_code, reason = "tests depose leaders"))]
     Stand,
+    /// Something that was acknowledged is gone for good, for this reason.
+    Fail(String),
     /// Finish what is in flight, and end.
     Stop,
 }
@@ -71,6 +73,14 @@ pub(super) struct Driver {
     pub(super) room: Arc<Room>,
     /// Entries that one read asks for.
     pub(super) read_at_once: u32,
+    /// The entry up to which a snapshot was last written, or tried.
+    pub(super) attempted: Index,
+    /// An append was refused for want of memory.
+    pub(super) out_of_memory: bool,
+    /// While memory is short, one snapshot of all this node's shards is written at a time.
+    pub(super) turns: Arc<Semaphore>,
+    /// The last applied index, for those who wait for just that.
+    pub(super) applied: watch::Sender<Index>,
 }
 
 /// Why following or leading ended.
@@ -110,6 +120,10 @@ impl Driver {
             adopted: Index(0),
             room: Room::new(100),
             read_at_once: READ,
+            attempted: Index(0),
+            out_of_memory: false,
+            turns: Arc::new(Semaphore::new(1)),
+            applied: watch::Sender::new(Index(0)),
         }
     }
 
@@ -124,7 +138,10 @@ impl Driver {
             };
             next = match ended {
                 Ok(end) => end,
-                Err(Fault::Away(why)) => self.away(why).await,
+                Err(Fault::Away(why)) => match self.away(why).await {
+                    Ok(end) => end,
+                    Err(why) => return self.fail(why),
+                },
                 Err(Fault::Broken(why)) => return self.fail(why),
             };
         }
@@ -134,8 +151,8 @@ impl Driver {
         });
     }
 
-    /// Redis cannot be used for now: everybody who asks is told so, until it can.
-    async fn away(&mut self, why: String) -> End {
+    /// Redis cannot be used for now: everybody who asks is told so, until it can. The error is for good.
+    async fn away(&mut self, why: String) -> Result<End, String> {
         self.tell(|status| {
             status.leading = false;
             status.leader = None;
@@ -145,12 +162,13 @@ impl Driver {
         tokio::pin!(pause);
         loop {
             tokio::select! {
-                () = &mut pause => return End::Follow,
+                () = &mut pause => return Ok(End::Follow),
                 Some((_, caller)) = self.commands.recv() => {
                     let _ = caller.send(Err(ProposeError::Away));
                 }
                 Some(order) = self.orders.recv() => match order {
-                    Order::Stop => return End::Stop,
+                    Order::Stop => return Ok(End::Stop),
+                    Order::Fail(why) => return Err(why),
                     Order::HandOver(_) | Order::Stand => {}
                 },
             }
@@ -183,13 +201,16 @@ impl Driver {
     /// Changes what others see of this shard here.
     pub(super) fn tell(&self, change: impl FnOnce(&mut Status)) {
         let (mut was, mut is) = (false, false);
-        self.status.send_modify(|status| {
-            was = status.leading;
+        // Thousands may wait for a change of leader: entry after entry is none.
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
             change(status);
             status.epoch = self.tail.epoch;
             status.applied = self.tail.index;
-            is = status.leading;
+            (was, is) = (before.leading, status.leading);
+            !status.only_went_on(&before)
         });
+        self.applied.send_replace(self.tail.index);
         let (shard, epoch) = (self.shard.0, self.tail.epoch.0);
         if was && !is {
             tracing::info!(shard, epoch, "no longer leading");

@@ -9,6 +9,7 @@ use rand::RngExt;
 use redis::Value;
 use tokio::time::Instant;
 
+use super::chunks::{self, Whole};
 use super::driver::{Driver, End, Order};
 use super::entry::{Content, Entry, parse_id};
 use super::keys::Keys;
@@ -31,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(1_000);
 const REST: Duration = Duration::from_millis(10);
 
 /// What a follower waits for.
-enum Next {
+pub(super) enum Next {
     /// None, if nobody wrote.
     Entries(Vec<Entry>),
     Ordered(End),
@@ -43,7 +44,7 @@ impl Driver {
         if self.tail.index.0 == 0 {
             self.load().await?;
         }
-        let patience = self.patience();
+        let mut patience = self.patience();
         let mut heard = Instant::now();
         self.must_be_there().await?;
         let mut rest = Duration::ZERO;
@@ -65,8 +66,13 @@ impl Driver {
             heard = Instant::now();
             // One that lags behind catches up first.
             rest = if entries.len() < asked as usize { REST } else { Duration::ZERO };
+            let first = self.tail.index.0 == 0;
             if self.take(entries).await? {
                 return Ok(End::Stand);
+            }
+            if first {
+                // Somebody leads: from now on only a silence of full length counts.
+                patience = self.patience();
             }
         }
     }
@@ -88,7 +94,7 @@ impl Driver {
     }
 
     /// After a `rest`, waits for entries at most `wait`; turns away whoever comes meanwhile.
-    async fn next(&mut self, rest: Duration, wait: Duration) -> Result<Next, Fault> {
+    pub(super) async fn next(&mut self, rest: Duration, wait: Duration) -> Result<Next, Fault> {
         let (reader, keys, after, count) = (&mut self.reader, &self.keys, self.tail.id(), self.read_at_once);
         let read = async {
             if !rest.is_zero() {
@@ -115,6 +121,7 @@ impl Driver {
                 Some(order) = self.orders.recv() => match order {
                     Order::Stop => return Ok(Next::Ordered(End::Stop)),
                     Order::Stand => return Ok(Next::Ordered(End::Stand)),
+                    Order::Fail(why) => return Err(Fault::Broken(why)),
                     Order::HandOver(_) => {}
                 },
             }
@@ -147,11 +154,11 @@ impl Driver {
         Ok(heir == Some(self.node))
     }
 
-    /// Refers to the chunks of the latest snapshot from now on, instead of keeping their bodies. Says
-    /// whether that snapshot is whole.
+    /// Refers to the chunks of the latest snapshot from now on, instead of keeping their bodies. `false`: a
+    /// newer one may have taken its place.
     pub(super) async fn adopt(&mut self) -> Result<bool, Fault> {
         let Some(pointer) = snapshot::pointer(&mut self.link, &self.keys).await? else {
-            return if self.adopted == Index(0) { Ok(true) } else { Err(snapshot::damaged(&self.keys)) };
+            return if self.adopted == Index(0) { Ok(true) } else { Err(snapshot::vanished(&self.keys)) };
         };
         // One from behind what has been applied here says nothing of what is needed here.
         if pointer.at.index <= self.adopted || pointer.at.index > self.tail.index {
@@ -159,8 +166,21 @@ impl Driver {
         }
         match snapshot::bodies(&mut self.link, &self.keys, &pointer).await.map_err(Fault::away)? {
             Some(bodies) => self.refer_to(pointer.at.index, &bodies).map(|()| true),
-            // For a follower: a newer one has taken its place, which another entry tells of.
-            None => Ok(false),
+            None => {
+                // For a follower: another entry tells of the newer one.
+                let pieces = self.keys.pieces(&pointer);
+                snapshot::replaced(&mut self.link, &self.keys, pointer, &pieces).await.map(|_| false)
+            }
+        }
+    }
+
+    /// Every chunk that the state refers to must be there, while this node leads.
+    pub(super) async fn must_be_whole(&mut self) -> Result<(), Fault> {
+        let (files, by) = (self.state.kept_elsewhere(), self.tail.epoch);
+        match chunks::whole(&mut self.link, &self.keys, Some(by), &files).await.map_err(Fault::away)? {
+            Whole::Without(key) => Err(snapshot::damaged(&self.keys, &key)),
+            // Who is deposed finds out at the next append.
+            Whole::Yes | Whole::Deposed => Ok(()),
         }
     }
 

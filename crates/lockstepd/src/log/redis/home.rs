@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_core::names::NodeId;
+use lockstep_core::names::{NodeId, ShardId};
 use redis::Value;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -72,7 +72,14 @@ impl Home {
         };
         let text = serde_json::to_string(&new).expect("plain fields always serialize");
         self.reach().await?;
-        let found = self.found(&text).await?;
+        let found = match self.there().await? {
+            Some(there) => there,
+            None => match self.remains().await? {
+                None => self.found(&text).await?,
+                // Another node may just have begun the cluster, and its logs.
+                Some(key) => self.there().await?.ok_or_else(|| self.without_record(&key))?,
+            },
+        };
         let differs = |what: &str, found: String, given: String| {
             Err(Refusal::Mistake(format!(
                 "the Redis at {} holds the cluster {:?}, which was formed with {what} {found}, but this node was \
@@ -128,6 +135,41 @@ impl Home {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// A key of logs, or of an import, that this Redis holds under the cluster's name.
+    async fn remains(&self) -> Result<Option<String>, Refusal> {
+        let prefix = self.server.address().prefix();
+        let logs = keys::Keys::new(&prefix, ShardId::COORDINATION);
+        for key in [keys::import(&prefix), logs.born(), logs.log(), logs.pointer()] {
+            let mut link = Link::new(&self.server, key.clone(), ANSWER);
+            match link.ask(redis::cmd("EXISTS").arg(&key)).await {
+                Ok(Value::Int(0)) => {}
+                Ok(_) => return Ok(Some(key)),
+                Err(failed) => return Err(self.unusable(&failed.why())),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A cluster that began here now would take over logs of which it knows nothing.
+    fn without_record(&self, key: &str) -> Refusal {
+        let prefix = self.server.address().prefix();
+        let record = keys::cluster(&prefix);
+        let at = self.server.address();
+        Refusal::Mistake(if key == keys::import(&prefix) {
+            format!(
+                "an import into {at} has not come to its end ({key} is there, {record} is not). If it still runs, \
+                 wait for it; else run `lockstep cluster import --restart` with the same --store, or give the new \
+                 cluster another name: redis://…?name=NAME"
+            )
+        } else {
+            format!(
+                "the Redis at {at} holds logs of a cluster ({key}) but not its record {record}: somebody deleted it. \
+                 Restore Redis from a backup, or write the record again as docs/stores.md says; a new cluster needs \
+                 another name: redis://…?name=NAME"
+            )
+        })
     }
 
     /// The record that is there, or else `new`.

@@ -45,6 +45,11 @@ impl Keys {
         format!("{}:bodies:{}-{}", self.tag, number >> 32, number & u64::from(u32::MAX))
     }
 
+    /// All pieces of a snapshot, for people.
+    pub(super) fn pieces(&self, pointer: &super::snapshot::Pointer) -> String {
+        format!("{}:chunk:{}-{}:*", self.tag, pointer.by, pointer.at.index)
+    }
+
     /// One piece of the snapshot at `index`, taken in `epoch`.
     pub(super) fn chunk(&self, epoch: Epoch, index: Index, number: u32) -> String {
         format!("{}:chunk:{epoch}-{index}:{number}", self.tag)
@@ -54,6 +59,11 @@ impl Keys {
 /// The key of the cluster's identity.
 pub(super) fn cluster(prefix: &str) -> String {
     format!("{prefix}:cluster")
+}
+
+/// The key that an import leaves until it is complete.
+pub(super) fn import(prefix: &str) -> String {
+    format!("{prefix}:import")
 }
 
 /// The key of a node's last incarnation.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lockstep_core::names::NodeId;
 use lockstep_core::{Command, Index, Pack};
 use redis::Value;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -17,8 +18,8 @@ use super::Fault;
 use super::driver::{Driver, End, Order};
 use super::entry::{Author, Content, Entry, Position, parse_id};
 use super::link::Failed;
-use super::snapshot;
 use super::write::{Writer, Written};
+use super::{room, snapshot};
 use crate::clock::unix_millis;
 use crate::log::ProposeError;
 use crate::log::pack::{Caller, Waiting, answer, brings_bodies, fail, gather, sleep, until_tick};
@@ -54,14 +55,16 @@ impl Driver {
         match self.append(at, &author, Content::Reign, 0).await {
             Fate::Done => {}
             Fate::Elsewhere(last) => return self.moved_on(&last).map(|()| End::Follow),
-            Fate::Refused(why) | Fate::Unknown(why) => return Err(Fault::Away(why)),
+            Fate::Refused(why) | Fate::Unknown(why) => return Err(Fault::away(Failed::Not(why))),
             Fate::Full => return Err(Fault::Away("Redis has no memory left".into())),
         }
         self.apply(Entry { at, author: author.clone(), content: Content::Reign })?;
         // The snapshots of this reign build on the latest one, which nobody else can replace any more.
+        // One that was replaced while it was read: whoever did that leads.
         if !self.adopt().await? {
-            return Err(snapshot::damaged(&self.keys));
+            return Ok(End::Follow);
         }
+        self.must_be_whole().await?;
         if self.adopted == Index(0) {
             // What a shard is told once, at its creation, is kept in snapshots: so there must be one soon.
             self.entries = SNAPSHOT_ENTRIES;
@@ -102,6 +105,7 @@ impl Driver {
                 Some(order) = self.orders.recv() => match order {
                     Order::HandOver(to) if to != self.node => self.hand_over(author, to).await?,
                     Order::HandOver(_) | Order::Stand => None,
+                    Order::Fail(why) => return Err(Fault::Broken(why)),
                     Order::Stop => Some(End::Stop),
                 },
                 written = finished(&mut snapshot) => {
@@ -119,10 +123,18 @@ impl Driver {
             if let Some(end) = ended {
                 return Ok(end);
             }
-            if snapshot.is_none() && self.snapshot_is_due() && Instant::now() >= not_before {
+            if snapshot.is_some() || Instant::now() < not_before {
+                continue;
+            }
+            if std::mem::take(&mut self.out_of_memory) {
+                not_before = Instant::now() + SNAPSHOT_PAUSE;
+                self.make_room(Arc::clone(&chunks)).await;
+            } else if self.snapshot_is_due()
+                && let Some(turn) = self.turn()
+            {
                 // After a former leader, or a writer that failed, or where every byte counts.
-                let tidy = std::mem::replace(&mut tidy, false) || self.again || self.room.is_full();
-                snapshot = Some(self.begin_snapshot(Arc::clone(&chunks), tidy));
+                let tidy = std::mem::replace(&mut tidy, false) || self.again || self.room.is_short();
+                snapshot = Some(self.begin_snapshot(Arc::clone(&chunks), tidy, turn));
             }
         }
     }
@@ -190,9 +202,16 @@ impl Driver {
                 fail(callers, &ProposeError::NotLeader { hint: None });
                 self.moved_on(&last).map(|()| Some(End::Follow))
             }
+            Fate::Refused(why) if room::is_out_of_memory(&why) => {
+                // Standing again would need memory too. This reign goes on as soon as there is some.
+                fail(callers, &ProposeError::Away);
+                self.tell(|status| status.away = Some(why.as_str().into()));
+                self.out_of_memory = true;
+                Ok(None)
+            }
             Fate::Refused(why) => {
                 fail(callers, &ProposeError::Away);
-                Err(Fault::Away(why))
+                Err(Fault::away(Failed::Not(why)))
             }
             Fate::Full => {
                 fail(callers, &ProposeError::StorageFull);
@@ -291,19 +310,63 @@ impl Driver {
     }
 
     fn snapshot_is_due(&self) -> bool {
+        // One that failed is never written again under the same name.
+        if self.tail.index <= self.attempted {
+            return false;
+        }
         let log_bytes = self.room.log_bytes(self.settings.snapshot_bytes);
         let pinned = self.entries >= SNAPSHOT_ENTRIES || self.again;
         let full = self.room.is_full();
-        self.due.is(log_bytes, self.garbage, pinned, full) || (full && self.due.log_bytes() >= log_bytes)
+        self.due.is(log_bytes, self.garbage, pinned, full)
+            || self.room.most_log().is_some_and(|most| self.due.log_bytes() >= most)
     }
 
-    fn begin_snapshot(&mut self, chunks: Arc<AtomicU64>, tidy: bool) -> Snapshot {
+    /// Leave to write a snapshot now: while memory is short, one of all this node's shards has it.
+    pub(super) fn turn(&self) -> Option<Option<OwnedSemaphorePermit>> {
+        if !self.room.is_short() {
+            return Some(None);
+        }
+        Arc::clone(&self.turns).try_acquire_owned().ok().map(Some)
+    }
+
+    fn writer(&self, chunks: Arc<AtomicU64>) -> Writer {
+        Writer { link: self.link.another(), keys: self.keys.clone(), by: self.tail.epoch, chunks }
+    }
+
+    fn begin_snapshot(
+        &mut self,
+        chunks: Arc<AtomicU64>,
+        tidy: bool,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Snapshot {
         let at = self.tail;
         let frozen = self.state.freeze();
-        let writer = Writer { link: self.link.another(), keys: self.keys.clone(), by: at.epoch, chunks };
+        let writer = self.writer(chunks);
         self.due.frozen();
-        (self.entries, self.again) = (0, false);
-        tokio::spawn(async move { (at.index, writer.write(at, frozen, tidy).await) })
+        (self.entries, self.again, self.attempted) = (0, false, at.index);
+        tokio::spawn(async move {
+            let written = writer.write(at, frozen, tidy).await;
+            drop(turn);
+            (at.index, written)
+        })
+    }
+
+    /// Gives back what can be given back without writing anything.
+    async fn make_room(&mut self, chunks: Arc<AtomicU64>) {
+        let needed = self.state.kept_elsewhere().into_iter().map(|(number, _)| number).collect();
+        match self.writer(chunks).tidy(needed).await {
+            Ok(()) => tracing::warn!(
+                shard = self.shard.0,
+                "Redis has no memory left: the last snapshot but one is gone"
+            ),
+            Err(failed) => {
+                tracing::warn!(
+                    shard = self.shard.0,
+                    why = failed.why(),
+                    "cannot make room in the memory of Redis"
+                );
+            }
+        }
     }
 
     /// Everybody learns of a new snapshot.
@@ -323,6 +386,7 @@ impl Driver {
                 self.settle(at, author, Content::Stored, Vec::new(), fate)
             }
             Ok(Written::Superseded) => Ok(None),
+            Ok(Written::Without(key)) => Err(snapshot::damaged(&self.keys, &key)),
             // It may count: whoever leads next looks, and refers to its chunks.
             Err(failed @ Failed::Maybe(_)) => {
                 tracing::warn!(

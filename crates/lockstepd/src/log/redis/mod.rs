@@ -12,9 +12,11 @@ mod driver;
 mod entry;
 mod follow;
 mod home;
+mod import;
 mod keys;
 mod lead;
 mod link;
+mod lookup;
 mod offline;
 mod room;
 mod server;
@@ -32,7 +34,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::names::{MessageId, NodeId, ShardId};
 use lockstep_core::{Command, Index};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::due::Due;
@@ -41,7 +43,7 @@ use super::time::LogTime;
 use super::{Applied, BarrierError, Log, ProposeError, Status};
 use crate::clock::Clock;
 use crate::state::State;
-use crate::store::bodies::{Directory, Manifest};
+use crate::store::bodies::Directory;
 
 pub use address::Address;
 pub use home::{Cluster, Home};
@@ -92,7 +94,15 @@ enum Fault {
 
 impl Fault {
     fn away(failed: link::Failed) -> Self {
-        Self::Away(failed.why())
+        let why = failed.why();
+        // Waiting does not help where somebody has put something else.
+        if !why.contains("WRONGTYPE") {
+            return Self::Away(why);
+        }
+        Self::Broken(format!(
+            "one of this cluster's keys holds something that Lockstep did not write ({why}). Restore Redis from a \
+             backup, or import the last export; docs/stores.md has the permissions that prevent this"
+        ))
     }
 }
 
@@ -102,13 +112,16 @@ pub struct Shards {
     node: NodeId,
     server: Arc<Server>,
     clock: Clock,
+    /// See [`driver::Driver::turns`].
+    turns: Arc<Semaphore>,
     running: Mutex<Vec<Arc<RedisLog>>>,
 }
 
 impl Shards {
     /// A node's logs; none runs yet.
     pub fn new(settings: Settings, node: NodeId, server: Arc<Server>, clock: Clock) -> Self {
-        Self { settings, node, server, clock, running: Mutex::default() }
+        let turns = Arc::new(Semaphore::new(1));
+        Self { settings, node, server, clock, turns, running: Mutex::default() }
     }
 
     /// Where the state of a shard keeps its bodies.
@@ -128,7 +141,8 @@ impl Shards {
         let (commands, waiting) = mpsc::channel(self.settings.waiting_max);
         let (orders, ordered) = mpsc::channel(16);
         let (readers, reading) = mpsc::unbounded_channel();
-        let barrier = barrier::run(link.another(), keys.clone(), status.subscribe(), reading);
+        let (applied, reached) = watch::channel(Index(0));
+        let barrier = barrier::run(link.another(), keys.clone(), status.subscribe(), reached, reading);
         let room = room::Room::new(self.settings.memory_percent);
         let driver = driver::Driver {
             node: self.node,
@@ -151,6 +165,10 @@ impl Shards {
             adopted: Index(0),
             room: Arc::clone(&room),
             read_at_once: follow::READ,
+            attempted: Index(0),
+            out_of_memory: false,
+            turns: Arc::clone(&self.turns),
+            applied,
         };
         let tasks = Mutex::new(Some((tokio::spawn(driver.run()), tokio::spawn(barrier))));
         let log = Arc::new(RedisLog { link, keys, state, room, commands, orders, readers, status, tasks });
@@ -210,11 +228,18 @@ impl Log for RedisLog {
 
     /// From the chunks of the latest snapshot: those that this node knew of may be gone.
     async fn fetch_body(&self, id: MessageId) -> Option<Bytes> {
-        let mut link = self.link.another();
-        let pointer = snapshot::pointer(&mut link, &self.keys).await.ok()??;
-        let bodies = snapshot::bodies(&mut link, &self.keys, &pointer).await.ok()??;
-        let (number, offset, bytes) = bodies.find(id.0)?;
-        Manifest::body(id.0, chunks::read(&mut link, &self.keys, number, offset, bytes).await.ok()?)
+        match lookup::body(&mut self.link.another(), &self.keys, &self.state, id).await {
+            Ok(body) => body,
+            Err(Fault::Away(why)) => {
+                tracing::warn!(shard = self.state.id().0, %why, "cannot look for the body of a message");
+                None
+            }
+            Err(Fault::Broken(why)) => {
+                // Full: it fails already, or will when it is asked again.
+                let _ = self.orders.try_send(driver::Order::Fail(why));
+                None
+            }
+        }
     }
 
     async fn hand_over(&self, to: NodeId) {

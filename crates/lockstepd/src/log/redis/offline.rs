@@ -27,16 +27,16 @@ use crate::state::{Frozen, State};
 use crate::store::bodies::{Bodies, Directory};
 
 /// Longer than the heartbeats of most clusters: a leader writes something meanwhile.
-const STILL: Duration = Duration::from_secs(2);
+pub(super) const STILL: Duration = Duration::from_secs(2);
 /// Bodies that wait in memory until they are stored.
 const STORE_BYTES: usize = 64 << 20;
 /// Not a node of anybody's.
-const NOBODY: NodeId = NodeId(0);
+pub(super) const NOBODY: NodeId = NodeId(0);
 
 /// A cluster's place in Redis, while none of its nodes run.
 pub struct Offline {
-    server: Arc<Server>,
-    home: Home,
+    pub(super) server: Arc<Server>,
+    pub(super) home: Home,
 }
 
 impl Offline {
@@ -79,19 +79,6 @@ impl Offline {
         }
         driver.catch_up().await.map_err(refusal)?;
         Ok(state.freeze())
-    }
-
-    /// Makes `cluster` the one that is there. Fails if there is another.
-    pub async fn found(&self, cluster: &Cluster) -> Result<(), Refusal> {
-        let there = self.home.found(&serde_json::to_string(cluster).expect("plain fields")).await?;
-        if there == *cluster {
-            return Ok(());
-        }
-        Err(Refusal::Mistake(format!(
-            "there is a cluster at {} already. Import under another name (redis://…?name=NAME) or into another \
-             database",
-            self.server.address()
-        )))
     }
 
     /// Writes a shard: its own bytes, and the bodies of its messages in order, which `next` reads one by
@@ -191,7 +178,7 @@ fn at_work() -> Refusal {
 fn pointed(written: Result<Written, Failed>) -> Result<(), Refusal> {
     match written {
         Ok(Written::Done { .. }) => Ok(()),
-        Ok(Written::Superseded) => Err(at_work()),
+        Ok(Written::Superseded | Written::Without(_)) => Err(at_work()),
         Err(failed) => Err(Refusal::Away(failed.why())),
     }
 }

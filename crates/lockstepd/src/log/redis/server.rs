@@ -2,6 +2,7 @@
 //!
 //! One for each node of a cluster; connections are its users' own. It sends nothing of a log.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ pub enum Refusal {
 pub struct Server {
     address: Address,
     ca: Option<Vec<u8>>,
-    warnings: Mutex<Vec<String>>,
+    /// Of each server, as it was when last connected to.
+    warnings: Mutex<BTreeMap<(String, u16), Vec<String>>>,
 }
 
 impl Server {
@@ -64,7 +66,8 @@ impl Server {
 
     /// In what respect Redis promises less than Lockstep does; empty when all is well.
     pub fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().expect("nothing panics while it holds this").clone()
+        let known = self.warnings.lock().expect("nothing panics while it holds this");
+        known.values().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// A connection to the master that holds `key`.
@@ -83,15 +86,17 @@ impl Server {
 
     async fn connect_by(&self, host: &str, port: u16, key: &str) -> Result<MultiplexedConnection, Refusal> {
         let (mut connection, mut about) = self.open(host, port).await?;
+        let mut at = (host.to_owned(), port);
         if about.clustered {
             let owner = owner(&mut connection, host, key).await?;
-            if owner != (host.to_owned(), port) {
+            if owner != at {
                 (connection, about) = self.open(&owner.0, owner.1).await?;
+                at = owner;
             }
         }
         about.usable(&self.address)?;
-        let warnings = check::weaknesses(&mut connection).await;
-        self.warn(warnings);
+        let warnings = check::weaknesses(&mut connection, &format!("{}:{}", at.0, at.1)).await;
+        self.warn(at, warnings);
         Ok(connection)
     }
 
@@ -181,13 +186,14 @@ impl Server {
         Refusal::Away(format!("Redis at {host}:{port} does not answer"))
     }
 
-    /// Says each new weakness once.
-    fn warn(&self, now: Vec<String>) {
+    /// Says each new weakness of a server once.
+    fn warn(&self, at: (String, u16), now: Vec<String>) {
         let mut known = self.warnings.lock().expect("nothing panics while it holds this");
-        for warning in now.iter().filter(|warning| !known.contains(warning)) {
+        let before = known.get(&at).map(Vec::as_slice).unwrap_or_default();
+        for warning in now.iter().filter(|warning| !before.contains(warning)) {
             tracing::warn!(store = %self.address, "{warning}");
         }
-        *known = now;
+        known.insert(at, now);
     }
 }
 

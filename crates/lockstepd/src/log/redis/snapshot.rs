@@ -12,6 +12,7 @@ use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
+use super::chunks::{self, Whole};
 use super::entry::Position;
 use super::keys::Keys;
 use super::link::{Failed, Link};
@@ -20,8 +21,9 @@ use crate::store::bodies::Manifest;
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 /// One piece is a megabyte: it may take longer than an entry.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a reader looks again when pieces vanished, because a newer snapshot took their place.
-const TRIES: u32 = 5;
+/// What to do when something is gone that was acknowledged.
+const RESTORE: &str = "Restore Redis from a backup, or import the last export; docs/stores.md has the permissions \
+                       that prevent this";
 
 /// A snapshot that counts: what it holds, and how to tell that it is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,23 +72,62 @@ pub(super) fn pieces(keys: &Keys, set: &str) -> Vec<String> {
 
 /// The latest snapshot, if there is one: its place, the shard's own bytes, and its bodies.
 pub(super) async fn load(link: &mut Link, keys: &Keys) -> Result<Option<(Position, Bytes, Manifest)>, Fault> {
-    for _ in 0..TRIES {
-        let Some(pointer) = pointer(link, keys).await? else { return Ok(None) };
-        let core = read(link, keys, &pointer, 0, pointer.core).await.map_err(Fault::away)?;
-        let bodies = bodies(link, keys, &pointer).await.map_err(Fault::away)?;
-        if let (Some(core), Some(bodies)) = (core, bodies) {
-            return Ok(Some((pointer.at, core, bodies)));
-        }
+    let Some(mut now) = pointer(link, keys).await? else { return Ok(None) };
+    loop {
+        let what = match whole(link, keys, &now).await.map_err(Fault::away)? {
+            Ok((core, bodies)) => return Ok(Some((now.at, core, bodies))),
+            Err(what) => what,
+        };
+        now = replaced(link, keys, now, &what).await?;
     }
-    Err(damaged(keys))
 }
 
-/// The snapshot that counts is not what was written.
-pub(super) fn damaged(keys: &Keys) -> Fault {
+/// A snapshot of which every part is there; else which one is not.
+async fn whole(
+    link: &mut Link,
+    keys: &Keys,
+    pointer: &Pointer,
+) -> Result<Result<(Bytes, Manifest), String>, Failed> {
+    let core = read(link, keys, pointer, 0, pointer.core).await?;
+    let bodies = bodies(link, keys, pointer).await?;
+    let (Some(core), Some(bodies)) = (core, bodies) else { return Ok(Err(keys.pieces(pointer))) };
+    let files: Vec<(u64, u64)> = bodies.files().collect();
+    match chunks::whole(link, keys, None, &files).await? {
+        Whole::Without(key) => Ok(Err(key)),
+        Whole::Yes | Whole::Deposed => Ok(Ok((core, bodies))),
+    }
+}
+
+/// A part of the snapshot `before` was not as it should be. That is no damage if a newer one counts by now:
+/// this one. Pointers only move on, and nothing that the present one names is ever deleted.
+pub(super) async fn replaced(
+    link: &mut Link,
+    keys: &Keys,
+    before: Pointer,
+    what: &str,
+) -> Result<Pointer, Fault> {
+    match pointer(link, keys).await? {
+        Some(now) if now != before => Ok(now),
+        Some(_) => Err(damaged(keys, what)),
+        None => Err(vanished(keys)),
+    }
+}
+
+/// Something that a snapshot or the state names is not what was written.
+pub(super) fn damaged(keys: &Keys, what: &str) -> Fault {
     Fault::Broken(format!(
-        "pieces of the snapshot that {} names are missing or damaged: somebody deleted or changed keys. Restore \
-         Redis from a backup, or import the last export; docs/stores.md has the permissions that prevent this",
-        keys.pointer()
+        "{what} is missing, too short or altered, and what {} holds needs it: somebody deleted or changed keys. \
+         {RESTORE}",
+        keys.log()
+    ))
+}
+
+/// There was a pointer, and there is none.
+pub(super) fn vanished(keys: &Keys) -> Fault {
+    Fault::Broken(format!(
+        "{} is gone, which named the snapshot of {}: somebody deleted keys. {RESTORE}",
+        keys.pointer(),
+        keys.log()
     ))
 }
 

@@ -12,10 +12,11 @@ use bytes::Bytes;
 use lockstep_core::Epoch;
 use redis::Value;
 
-use super::chunks;
+use super::chunks::{self, Whole};
 use super::entry::Position;
 use super::keys::Keys;
 use super::link::{Failed, Link};
+use super::room;
 use super::snapshot::{self, PATIENCE, PIECE_BYTES, Part, Pointer};
 use crate::blocking;
 use crate::state::Frozen;
@@ -35,6 +36,8 @@ pub(super) enum Written {
     },
     /// Another leads, or a newer one is there already.
     Superseded,
+    /// This chunk, which it would have named, is not there or too short.
+    Without(String),
 }
 
 /// Writes in the name of one reign.
@@ -48,24 +51,48 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Writes a state that holds everything up to `at`. `tidy`: first makes room, by taking away all
-    /// that the present snapshot does not name.
+    /// that the present snapshot does not name. Errors: `Maybe` only if it may count.
     pub(super) async fn write(mut self, at: Position, frozen: Frozen, tidy: bool) -> Result<Written, Failed> {
+        let needed: BTreeSet<u64> = frozen.body_files().numbers().collect();
         if tidy {
-            let now = self.pointer().await?;
-            // The state may still refer to chunks of an older snapshot: a newer one can count although
-            // its writer never heard so.
-            self.keep_only(now, None, frozen.body_files().numbers().collect()).await?;
+            self.tidy(needed.clone()).await.map_err(does_not_count)?;
         }
+        let written = self.write_all(at, frozen).await;
+        if let Err(Failed::Not(_)) = &written {
+            // Nobody knows of its pieces, and they take up room.
+            if let Err(failed) = self.tidy(needed).await {
+                tracing::warn!(why = failed.why(), "cannot remove the pieces of a snapshot that failed");
+            }
+        }
+        written
+    }
+
+    async fn write_all(&mut self, at: Position, frozen: Frozen) -> Result<Written, Failed> {
         let prepare = move || {
             let (shard, mut image) = frozen.into_parts();
             image.compact();
             Ok((shard.snapshot(), image))
         };
         let (core, mut image) = blocking::run(false, prepare).await.map_err(not)?;
-        if !self.store(&mut image).await? {
+        if !self.store(&mut image).await.map_err(does_not_count)? {
             return Ok(Written::Superseded);
         }
-        self.point(at, core, image.manifest()).await
+        let files = image.kept_elsewhere();
+        match chunks::whole(&mut self.link, &self.keys, Some(self.by), &files)
+            .await
+            .map_err(does_not_count)?
+        {
+            Whole::Yes => self.point(at, core, image.manifest()).await,
+            Whole::Deposed => Ok(Written::Superseded),
+            Whole::Without(key) => Ok(Written::Without(key)),
+        }
+    }
+
+    /// Takes away everything that the present snapshot does not name, but for `needed` chunks: the state may
+    /// still refer to those of an older one, because a newer can count although its writer never heard so.
+    pub(super) async fn tidy(&mut self, needed: BTreeSet<u64>) -> Result<(), Failed> {
+        let now = self.pointer().await?;
+        self.keep_only(now, None, needed).await
     }
 
     /// Stores every file of `image` that is only in memory. Says whether this reign still lasts.
@@ -97,11 +124,11 @@ impl Writer {
         let pieces = core.chunks(PIECE_BYTES).chain(list.chunks(PIECE_BYTES));
         for (number, piece) in (0..).zip(pieces) {
             let (names, key) = (self.keys.sets(), self.keys.chunk(self.by, at.index, number));
-            if !self.piece(&names, &pointer.set(), &key, piece).await? {
+            if !self.piece(&names, &pointer.set(), &key, piece).await.map_err(does_not_count)? {
                 return Ok(Written::Superseded);
             }
         }
-        let before = self.pointer().await?;
+        let before = self.pointer().await.map_err(does_not_count)?;
         let mut script = redis::cmd("EVAL");
         script.arg(include_str!("point.lua")).arg(2).arg(self.keys.log()).arg(self.keys.pointer());
         script.arg(self.by.0).arg(at.index.0).arg(at.id());
@@ -163,8 +190,13 @@ impl Writer {
     async fn piece(&mut self, names: &str, name: &str, key: &str, bytes: &[u8]) -> Result<bool, Failed> {
         let mut script = redis::cmd("EVAL");
         script.arg(include_str!("piece.lua")).arg(3).arg(self.keys.log()).arg(names).arg(key);
-        script.arg(self.by.0).arg(name).arg(bytes);
-        Ok(done(&self.link.ask_within(&script, PATIENCE).await?))
+        script.arg(self.by.0).arg(name).arg(bytes).arg(room::pieces_percent_max());
+        match self.link.ask_within(&script, PATIENCE).await? {
+            Value::BulkString(said) if said == b"full" => {
+                Err(Failed::Not("the rest of the memory of Redis is kept for what must always fit".into()))
+            }
+            said => Ok(done(&said)),
+        }
     }
 
     async fn forget(&mut self, names: &str, gone: &[String], pieces: &[String]) -> Result<(), Failed> {
@@ -188,6 +220,11 @@ impl Writer {
 
 fn done(said: &Value) -> bool {
     matches!(said, Value::BulkString(text) if text == b"done")
+}
+
+/// An error before the pointer moved: whatever became of it, no reader follows it.
+fn does_not_count(failed: Failed) -> Failed {
+    Failed::Not(failed.why())
 }
 
 fn not(error: io::Error) -> Failed {

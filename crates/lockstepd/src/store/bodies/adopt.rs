@@ -25,6 +25,11 @@ impl Image {
         Ok(())
     }
 
+    /// The files in it that are where every replica can read them: number and bytes.
+    pub fn kept_elsewhere(&self) -> Vec<(u64, u64)> {
+        kept_elsewhere(&self.segments)
+    }
+
     /// How many bodies in it are needed.
     pub fn needed(&self) -> u64 {
         self.segments.iter().map(|segment| u64::from(segment.index.live())).sum()
@@ -57,6 +62,11 @@ impl Manifest {
     /// The numbers of the files that it names.
     pub fn numbers(&self) -> impl Iterator<Item = u64> {
         self.segments.iter().map(|(number, _)| *number)
+    }
+
+    /// The files that it names, and how many bytes of each.
+    pub fn files(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.segments.iter().map(|(number, written)| (*number, written.bytes()))
     }
 
     /// Where the body of `id` is: file, offset and bytes of its record.
@@ -115,6 +125,11 @@ impl Bodies {
         Ok(())
     }
 
+    /// The files that snapshots have stored for every replica: number and bytes.
+    pub fn kept_elsewhere(&self) -> Vec<(u64, u64)> {
+        kept_elsewhere(&self.segments)
+    }
+
     /// Bytes of bodies that are not stored yet.
     pub fn bytes_in_memory(&self) -> u64 {
         let kept = self.segments.iter().filter(|segment| segment.number < ELSEWHERE);
@@ -136,4 +151,9 @@ impl Bodies {
         }
         Ok(())
     }
+}
+
+fn kept_elsewhere(segments: &[Segment]) -> Vec<(u64, u64)> {
+    let stored = segments.iter().filter(|segment| segment.number >= ELSEWHERE);
+    stored.map(|segment| (segment.number, u64::from(segment.index.end()))).collect()
 }

@@ -35,6 +35,13 @@ pub(super) struct Written {
     entries: Vec<(u32, u32)>,
 }
 
+impl Written {
+    /// Bytes of the file that the index speaks of.
+    pub(super) fn bytes(&self) -> u64 {
+        self.entries.iter().map(|(_, bytes)| u64::from(*bytes)).sum()
+    }
+}
+
 /// Where a body is in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
