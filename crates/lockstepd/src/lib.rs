@@ -23,4 +23,5 @@ pub mod router;
 pub mod space;
 pub mod state;
 pub mod store;
+mod turn;
 pub mod waiters;

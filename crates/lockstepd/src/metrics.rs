@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 type Labels = Vec<(String, String)>;
 
 /// The routes that are counted by name; everything else counts as `other`.
-pub(crate) const ROUTES: [&str; 48] = [
+pub(crate) const ROUTES: [&str; 49] = [
     "/lock/acquire",
     "/lock/release",
     "/lock/renew",
@@ -58,6 +58,7 @@ pub(crate) const ROUTES: [&str; 48] = [
     "/cache/near/sync",
     "/cache/near/close",
     "/cache/stats",
+    "/cache/watch",
     "/leader",
     "/cluster",
     "/health",

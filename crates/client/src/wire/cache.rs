@@ -342,3 +342,39 @@ pub struct LineNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_lease_ms: Option<u64>,
 }
+
+/// The query of `GET /cache/watch`, which answers with server-sent events.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchCache {
+    /// Only this key.
+    pub k: Option<String>,
+    /// Only this key, by its long name.
+    pub key: Option<String>,
+    /// Only keys that begin so.
+    pub prefix: Option<String>,
+    /// Of this namespace; `default` if absent.
+    pub namespace: Option<String>,
+    /// The id of the last event that is known already, for clients that cannot send `Last-Event-ID`.
+    pub after: Option<String>,
+}
+
+/// The data of one event of such a watch. Whoever keeps values drops what it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheEvent {
+    /// `invalidate`: one key; `flush`: a namespace; `reset`: everything. Also the event's name.
+    pub event: String,
+    /// The key, of `invalidate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The namespace, of `invalidate` and `flush`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Of `invalidate`: nothing older than it is read any more; where `reason` is `set`, it is read itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Of `invalidate`: `set`, `deleted`, `evicted` or `lost`. Of `reset`: `start`, `unknown_id`, `slow`,
+    /// `missed`, `ring` or `away`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}

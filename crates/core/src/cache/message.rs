@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::watch::{Ask, Heard};
 use super::{Key, Version};
 use crate::guards::Guard;
 use crate::names::{Incarnation, NodeId, Origin};
@@ -102,6 +103,9 @@ pub enum Request {
         /// Its lines.
         lines: Vec<Moved>,
     },
+    /// What have you changed since? Answered by [`Answer::Followed`], as soon as there is anything and
+    /// within [`super::watch::FOLLOW_WAIT`] at the latest.
+    Follow(Ask),
     /// What does the protocol know of this key at your place? Answered by [`Answer::Place`].
     Inspect {
         /// The key.
@@ -278,6 +282,8 @@ pub enum Answer {
     },
     /// To [`Request::Bequest`].
     Taken,
+    /// To [`Request::Follow`].
+    Followed(Heard),
     /// To [`Request::Inspect`].
     Place(Place),
     /// To [`Request::Many`].

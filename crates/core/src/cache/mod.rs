@@ -1,8 +1,9 @@
 //! Cache coherence: one home per key keeps the committed value and a directory of who holds copies.
 //!
-//! Five pure machines. [`tenure::Tenure`] knows which keys this node may answer for as their home,
+//! Six pure machines. [`tenure::Tenure`] knows which keys this node may answer for as their home,
 //! [`home::Home`] holds the lines and the directory, [`copy::Copies`] holds this node's copies of
-//! other homes' lines, [`near::Near`] knows what this node's clients hold in their own processes, and
+//! other homes' lines, [`near::Near`] knows what this node's clients hold in their own processes,
+//! [`watch::Watching`] collects what all members have changed for those who only want to be told, and
 //! [`lease`] does the arithmetic between clocks that drift. Messages go in,
 //! messages come out, time is an argument: each node's own monotonic milliseconds.
 //!
@@ -19,12 +20,14 @@ use serde::{Deserialize, Serialize};
 pub mod copy;
 #[cfg(test)]
 mod explore;
+pub mod feed;
 pub mod home;
 pub mod lease;
 pub mod message;
 pub mod near;
 pub mod space;
 pub mod tenure;
+pub mod watch;
 
 /// A cache key. Shared, because lines, directories and messages all name it.
 pub type Key = Arc<str>;

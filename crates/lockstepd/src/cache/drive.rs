@@ -91,6 +91,7 @@ impl Cache {
                     }
                     self.due.notify_one();
                 }
+                home::Output::News(news) => self.tell(state, news),
                 home::Output::Seal { to, ring_epoch } => {
                     self.spawn(move |cache| async move { cache.ask_seal(to, ring_epoch).await });
                 }
@@ -270,8 +271,18 @@ impl Cache {
         request: &Request,
         timeout: Duration,
     ) -> Result<Answer, peer::Error> {
+        self.call_on(Lane::Control, to, request, timeout).await
+    }
+
+    pub(super) async fn call_on(
+        &self,
+        lane: Lane,
+        to: NodeId,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Answer, peer::Error> {
         let payload = postcard::to_stdvec(request).map(Bytes::from).map_err(|_| peer::Error::Malformed)?;
-        let answer = self.peers.call(to, Lane::Control, Service::Cache, payload, timeout).await?;
+        let answer = self.peers.call(to, lane, Service::Cache, payload, timeout).await?;
         // It came, but says nothing that we understand: whatever was asked may have been done.
         postcard::from_bytes(&answer).map_err(|_| peer::Error::NoAnswer)
     }
@@ -300,6 +311,7 @@ impl Cache {
         let outputs = state.home.tick(now);
         self.carry_out_home(&mut state, outputs);
         self.tick_near(&mut state, now);
+        self.tick_watching(&mut state);
         let (renewals, outputs) = state.copies.renewals(now);
         self.carry_out_copies(&mut state, outputs);
         for home in renewals {

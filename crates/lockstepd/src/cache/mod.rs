@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use lockstep_core::Millis;
 use lockstep_core::cache::copy::{AskAgain, Copies};
+use lockstep_core::cache::feed::{FEED_BYTES_MAX, Feed, News};
 use lockstep_core::cache::home::Home;
 use lockstep_core::cache::message::{Held, Refusal, Request};
+use lockstep_core::cache::watch::Watching;
 use lockstep_core::names::{NodeId, Origin};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +21,7 @@ use crate::peer::Peers;
 
 mod audit;
 mod drive;
+mod follow;
 mod near;
 mod read;
 mod serve;
@@ -27,13 +30,15 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod types;
+mod watch;
 mod write;
 
 pub use lockstep_core::cache::near::{Refusal as NearRefusal, Subject};
-pub use near::{Lent, News};
+pub use near::{Lent, News as NearNews};
 pub use space::{Line, Loaded};
 pub use stats::Figures;
 pub use types::{Change, DEFAULT, Entry, Error, Key, Limits, Version, View, Write, Written};
+pub use watch::{Event, EventId, Only, Watch, Why};
 
 use drive::{Outbox, Parked};
 
@@ -57,6 +62,7 @@ pub struct Cache {
     state: Mutex<State>,
     /// Wakes requests that wait for a home: the view, or what is served here, has changed.
     changed: Notify,
+    bells: follow::Bells,
     /// Wakes the background work: something is due earlier than it knows.
     due: Arc<Notify>,
     counts: stats::Counts,
@@ -67,6 +73,9 @@ struct State {
     home: Home,
     copies: Copies,
     near: near::Clients,
+    /// What this node has changed.
+    feed: Feed<News>,
+    watching: Watching,
     parked: Parked,
     outbox: Outbox,
 }
@@ -94,10 +103,13 @@ impl Cache {
                 home: Home::new(node, limits.home_bytes),
                 copies: Copies::new(limits.copy_bytes),
                 near: near::Clients::new(limits.near, now),
+                feed: Feed::new(FEED_BYTES_MAX),
+                watching: Watching::new(node),
                 parked: Parked::default(),
                 outbox: Outbox::default(),
             }),
             changed: Notify::new(),
+            bells: follow::Bells::default(),
             due: Arc::new(Notify::new()),
             counts: stats::Counts::default(),
             me: me.clone(),
@@ -116,6 +128,8 @@ impl Cache {
             state.copies.set_process(incarnation);
         }
         let outputs = state.home.set_view(&view.to_core(), now);
+        // Before anybody who is home now hears that this node has sealed.
+        self.follow_ring(&mut state);
         self.carry_out_home(&mut state, outputs);
         drop(state);
         self.changed.notify_waiters();

@@ -37,7 +37,11 @@ impl Handler for Cache {
 
 impl Cache {
     async fn answer(&self, from: NodeId, request: Request) -> Result<Answer, Error> {
-        let Request::Many(requests) = request else { return self.begin(from, request)?.get().await };
+        let requests = match request {
+            Request::Follow(ask) => return Ok(self.followed(ask).await),
+            Request::Many(requests) => requests,
+            one => return self.begin(from, one)?.get().await,
+        };
         let soon =
             requests.into_iter().map(|request| self.begin(from, request)).collect::<Result<Vec<_>, _>>()?;
         let mut answers = Vec::with_capacity(soon.len());
@@ -68,7 +72,7 @@ impl Cache {
                 self.carry_out_home(state, outputs);
                 answer
             }
-            Request::Many(_) => return Err(Error::Malformed),
+            Request::Many(_) | Request::Follow(_) => return Err(Error::Malformed),
             Request::Read { .. }
             | Request::Write { .. }
             | Request::Load { .. }

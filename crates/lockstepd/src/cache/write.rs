@@ -131,6 +131,7 @@ impl Cache {
             return None;
         }
         let (answer, outputs) = state.copies.write(write, now)?;
+        self.tell_owned(&mut state, write, &answer);
         self.carry_out_copies(&mut state, outputs);
         Some(judge(answer, false))
     }

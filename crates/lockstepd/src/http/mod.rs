@@ -16,6 +16,7 @@ mod queues;
 mod receipt;
 pub mod server;
 mod sessions;
+mod sse;
 #[cfg(test)]
 mod tests;
 
@@ -146,6 +147,7 @@ pub fn app(gate: Arc<Gate>) -> Routes {
         .route("/cache/flush", post(cache::flush))
         .route("/cache/load", post(cache::load))
         .route("/cache/line", get(cache::line))
+        .route("/cache/watch", get(cache::watch))
         .route("/cache/stats", get(cache::stats))
         .route("/cache/namespace", post(cache::namespace))
         .route("/cache/near/open", post(cache::near::open))

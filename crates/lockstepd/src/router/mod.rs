@@ -194,6 +194,11 @@ impl Router {
         self.draining.send_replace(true);
     }
 
+    /// Whether this node stops, for streams that would go on for ever.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
     fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }

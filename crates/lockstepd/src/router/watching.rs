@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::{Error, Router};
 use crate::replica::Replica;
+use crate::turn::{Turn, turn};
 
 /// How often a quiet watch says how far it has come.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -73,7 +74,7 @@ impl Router {
             return Err(Error::NoLeader { shard: SHARD });
         };
         let bell = replica.state().waiters().lock(&name);
-        let watch = Watch { replica, name, after, bell, stopping: self.draining.subscribe() };
+        let watch = Watch { replica, name, after, bell, stopping: self.stopping() };
         let left = deadline.saturating_sub(self.clock.now());
         match tokio::time::timeout(left, watch.catch_up(view.last)).await {
             Ok(()) => Ok(watch),
@@ -94,12 +95,10 @@ impl Watch {
             if !changes.is_empty() {
                 return Some(changes);
             }
-            tokio::select! {
-                _ = self.bell.changed() => {}
-                _ = self.stopping.changed() => {}
-                () = tokio::time::sleep(ALIVE_EVERY) => {
-                    return Some(vec![Change::Alive { last: self.after.unwrap_or_default() }]);
-                }
+            match turn(&mut self.bell, &mut self.stopping, ALIVE_EVERY).await {
+                Turn::Rung => {}
+                Turn::Stopping => return None,
+                Turn::Quiet => return Some(vec![Change::Alive { last: self.after.unwrap_or_default() }]),
             }
         }
     }

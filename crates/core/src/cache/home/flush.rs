@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Home, Output};
 use crate::cache::Tag;
+use crate::cache::feed::News;
 use crate::cache::message::{Addressee, Answer, Forget, Order, Refusal};
 use crate::names::NodeId;
 use crate::stamp::Millis;
@@ -79,6 +80,7 @@ impl Home {
             let Some(flush) = self.flushes.0.remove(&namespace) else { continue };
             let answer = if flush.ring_epoch == ring_epoch {
                 self.lines.flush(&namespace);
+                outputs.push(Output::News(News::Flushed { namespace: namespace.clone() }));
                 self.stats.flushes += 1;
                 Answer::Flushed
             } else {

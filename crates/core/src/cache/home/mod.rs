@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::feed::News;
 #[cfg(test)]
 use super::message::Held;
 use super::message::{Addressee, Answer, LineView, Order, Refusal};
@@ -64,6 +65,8 @@ pub enum Output {
         /// The order.
         order: Order,
     },
+    /// Tell whoever watches. It comes before the answer to whoever caused it.
+    News(News),
     /// Ask for a seal, and repeat while [`Home::awaits_seal`] says so; then call [`Home::sealed`].
     Seal {
         /// The member.

@@ -3,9 +3,10 @@
 //! It does not know what a change is for; it tells [`super::write`] when nothing is awaited any more.
 
 use super::lines::{Pending, Why};
-use super::{Home, Output};
-use crate::cache::Key;
+use super::{Home, Output, write};
+use crate::cache::feed::Change;
 use crate::cache::message::{Addressee, Answer, Forget, Had, Held, Order};
+use crate::cache::{Key, Version};
 use crate::names::NodeId;
 use crate::stamp::Millis;
 
@@ -13,6 +14,7 @@ impl Home {
     /// Marks the line pending and tells its sharers, or its owner, to forget.
     pub(super) fn begin(&mut self, key: &Key, why: Why, now: Millis, outputs: &mut Vec<Output>) {
         let home = self.tenure.origin();
+        let granted = self.newest_granted();
         let Some(line) = self.lines.get_mut(key) else { return };
         self.next_seq += 1;
         let seq = self.next_seq;
@@ -29,6 +31,7 @@ impl Home {
             } else {
                 line.lose();
                 self.stats.lost += 1;
+                outputs.push(write::news(key, granted, Change::Lost));
             }
         }
         self.stats.changes_with_sharers += u64::from(!orders.is_empty());
@@ -64,6 +67,7 @@ impl Home {
             return self.complete_flushes(now, outputs);
         }
         let Some(key) = self.pending.get(&seq).cloned() else { return };
+        let granted = self.newest_granted();
         if let Some(line) = self.lines.get_mut(&key)
             && line.pending.as_mut().is_some_and(|pending| pending.awaiting.remove(&node))
             && line.owner.is_some_and(|owner| owner.node == node)
@@ -74,10 +78,16 @@ impl Home {
                 Some(Had::Lost) | None => {
                     line.lose();
                     self.stats.lost += 1;
+                    outputs.push(write::news(&key, granted, Change::Lost));
                 }
             }
         }
         self.go_on(&key, now, outputs);
+    }
+
+    /// No owner has written under a larger version.
+    fn newest_granted(&self) -> Version {
+        Version { epoch: self.tenure.ring_epoch(), counter: self.counter }
     }
 
     /// `from` gives a line back that it owns under `grant`. Anything else than the current grant

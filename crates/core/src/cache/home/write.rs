@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::lines::{self, Line, Pending, Queued, Why, Writing};
 use super::memo::Verdict;
 use super::{Home, Output};
+use crate::cache::feed;
 use crate::cache::message::{Addressee, Answer, Change, Refusal, Write};
 use crate::cache::{Key, Tag, Version, space};
 use crate::command::Refusal as Fence;
@@ -116,6 +117,9 @@ impl Home {
             Why::Write(writing) => self.commit(key, writing, now, outputs),
             Why::Recall => {}
             Why::Evict(cost) => {
+                if let Some(version) = line.current(now) {
+                    outputs.push(news(key, version, feed::Change::Evicted));
+                }
                 line.lose();
                 self.lines.evicting(key, cost, false);
                 self.stats.evictions += 1;
@@ -145,6 +149,8 @@ impl Home {
             line.deadline = writing.write.ttl.or(default_ttl).map(|ttl| now.plus(ttl));
         }
         line.value = next.value;
+        let how = if line.value.is_some() { feed::Change::Set } else { feed::Change::Deleted };
+        outputs.push(news(key, line.version, how));
         let answer = match next.sum {
             Some(value) => Answer::Counted { version: line.version, value },
             None => Answer::Written(Some(line.version)),
@@ -201,6 +207,11 @@ impl Home {
         self.go_on(&key, now, outputs);
         true
     }
+}
+
+/// What those who watch are told.
+pub(super) fn news(key: &Key, version: Version, how: feed::Change) -> Output {
+    Output::News(feed::News::Changed { key: key.clone(), version, how })
 }
 
 /// What a write makes of a line.

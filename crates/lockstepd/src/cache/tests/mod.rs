@@ -16,6 +16,7 @@ use crate::peer::{Error as PeerError, Handler, Lane, Service};
 mod facts;
 mod life;
 mod moves;
+mod watching;
 
 const SECOND: Duration = Duration::from_secs(1);
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);

@@ -6,11 +6,13 @@ mod batch;
 mod get;
 pub(super) mod near;
 mod space;
+mod watch;
 mod write;
 
 pub(super) use batch::{mget, mset};
 pub(super) use get::{get, value as body};
 pub(super) use space::{flush, line, load, namespace, stats};
+pub(super) use watch::watch;
 pub(super) use write::{delete, incr, set};
 
 use lockstep_client::wire::{self, Code};

@@ -11,7 +11,7 @@ use lockstep_core::names::Origin;
 use serde_json::value::RawValue;
 
 use super::{Named, known};
-use crate::cache::{Lent, News, Subject};
+use crate::cache::{Lent, NearNews, Subject};
 use crate::http::body::Json;
 use crate::http::error::Fault;
 use crate::http::limits::WAIT_MS_MAX;
@@ -43,7 +43,7 @@ pub(crate) async fn sync(State(gate): Shared, body: Json<wire::NearSync>) -> Res
     let api = gate.api()?;
     let wire::NearSync { client, acked, wait_ms } = body.value;
     let wait = Duration::from_millis(within("wait_ms", wait_ms, 0, WAIT_MS_MAX)?.0);
-    let News { notes, leases } = api.cache.near_sync(&client, acked, wait).await?;
+    let NearNews { notes, leases } = api.cache.near_sync(&client, acked, wait).await?;
     let forget = notes.into_iter().map(|note| word(note.seq, &note.subject)).collect();
     Ok(reply(&wire::NearNews { forget, leases: leases.into_iter().map(lease).collect() }))
 }

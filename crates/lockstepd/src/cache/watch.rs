@@ -1,0 +1,211 @@
+//! Watching the cache at this node: hands on what all members have changed.
+//!
+//! Watchers have no queue of their own: each reads the common feed at its own pace, and is reset where
+//! the feed has forgotten what it has not read. It promises less than a near cache: no write waits for
+//! a watcher.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_core::cache::feed::News;
+use lockstep_core::cache::space;
+use lockstep_core::cache::watch::{Gap, Told};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Cache, Error, State};
+use crate::turn::{Turn, turn};
+
+/// How often a quiet watch says how far it has come.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Entries of the common feed that are looked at at once.
+const LOOKED_AT_MAX: usize = 256;
+
+/// How long a watch waits for every member to say how far it is, before it begins.
+const IN_STEP_WITHIN: Duration = Duration::from_secs(1);
+
+/// The place of an entry in the common feed of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventId {
+    /// Larger for every later start of any node.
+    pub process: u64,
+    /// Counted by the process.
+    pub seq: u64,
+}
+
+/// What a watcher wants to hear of.
+#[derive(Clone, Debug, Default)]
+pub struct Only {
+    /// One namespace.
+    pub namespace: String,
+    /// One key of it.
+    pub key: Option<String>,
+    /// Keys of it that begin so.
+    pub prefix: Option<String>,
+}
+
+/// What a watcher is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing that it keeps may be used any more.
+    Reset(Why),
+    /// Something changed.
+    News(News),
+    /// Nothing that it wants to hear of happened up to here.
+    Alive,
+}
+
+/// Why a watcher has to drop everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It begins here.
+    Start,
+    /// The event behind which it wanted to go on is not known here, or not any more.
+    UnknownId,
+    /// It reads too slowly.
+    Slow,
+    /// A member may have changed something that nobody has heard of.
+    Gap(Gap),
+}
+
+/// One watcher.
+pub struct Watch {
+    cache: Arc<Cache>,
+    only: Only,
+    process: u64,
+    /// The last entry that the watcher knows.
+    seq: u64,
+    /// Its first event, if it does not just go on.
+    first: Option<Why>,
+    bell: watch::Receiver<()>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Cache {
+    /// Watches what changes from now on, or from behind an event. Errors: [`Error::HomeUnavailable`]
+    /// while this process was never admitted as a member.
+    pub async fn watch(
+        &self,
+        only: Only,
+        after: Option<EventId>,
+        stopping: watch::Receiver<bool>,
+    ) -> Result<Watch, Error> {
+        let cache = self.me.upgrade().ok_or(Error::HomeUnavailable)?;
+        let process = self.lock().copies.process().ok_or(Error::HomeUnavailable)?.0;
+        let bell = self.bells.told.subscribe();
+        let mut watch = Watch { cache, only, process, seq: 0, first: None, bell, stopping };
+        watch.enter();
+        watch.get_in_step().await;
+        watch.begin(after);
+        Ok(watch)
+    }
+}
+
+impl Watch {
+    /// What happened since the last call, as soon as anything has. `None`: the node is stopping.
+    pub async fn next(&mut self) -> Option<Vec<(EventId, Event)>> {
+        loop {
+            if *self.stopping.borrow() {
+                return None;
+            }
+            self.bell.borrow_and_update();
+            let events = self.look();
+            if !events.is_empty() {
+                return Some(events);
+            }
+            match turn(&mut self.bell, &mut self.stopping, ALIVE_EVERY).await {
+                Turn::Rung => {}
+                Turn::Stopping => return None,
+                Turn::Quiet => return Some(vec![(self.id(self.seq), Event::Alive)]),
+            }
+        }
+    }
+
+    fn enter(&self) {
+        let now = self.cache.now();
+        let mut state = self.cache.lock();
+        let State { home, watching, .. } = &mut *state;
+        let new = watching.enter(home.tenure().origins(), now);
+        self.cache.follow_all(new);
+    }
+
+    async fn get_in_step(&mut self) {
+        let deadline = Instant::now() + IN_STEP_WITHIN;
+        loop {
+            self.bell.borrow_and_update();
+            if self.cache.lock().watching.is_in_step()
+                || timeout_at(deadline, self.bell.changed()).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    fn begin(&mut self, after: Option<EventId>) {
+        let state = self.cache.lock();
+        let is_known = |id: &EventId| id.process == self.process && state.watching.after(id.seq, 0).whole;
+        match after {
+            Some(id) if is_known(&id) => self.seq = id.seq,
+            other => {
+                self.first = Some(if other.is_some() { Why::UnknownId } else { Why::Start });
+                self.seq = state.watching.last();
+            }
+        }
+    }
+
+    /// What there is to tell, until there is nothing more to look at.
+    fn look(&mut self) -> Vec<(EventId, Event)> {
+        if let Some(why) = self.first.take() {
+            return vec![(self.id(self.seq), Event::Reset(why))];
+        }
+        let mut events = Vec::new();
+        while events.is_empty() {
+            let since = self.cache.lock().watching.after(self.seq, LOOKED_AT_MAX);
+            if !since.whole {
+                self.seq = since.last;
+                return vec![(self.id(self.seq), Event::Reset(Why::Slow))];
+            }
+            if since.entries.is_empty() {
+                break;
+            }
+            for (told, seq) in since.entries.into_iter().zip(since.first..) {
+                self.seq = seq;
+                events.extend(self.only.event(told).map(|event| (self.id(seq), event)));
+            }
+        }
+        events
+    }
+
+    fn id(&self, seq: u64) -> EventId {
+        EventId { process: self.process, seq }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let now = self.cache.now();
+        self.cache.lock().watching.leave(now);
+    }
+}
+
+impl Only {
+    fn event(&self, told: Told) -> Option<Event> {
+        match told {
+            Told::Reset(gap) => Some(Event::Reset(Why::Gap(gap))),
+            Told::News(news) => self.concerns(&news).then_some(Event::News(news)),
+        }
+    }
+
+    fn concerns(&self, news: &News) -> bool {
+        match news {
+            News::Flushed { namespace } => **namespace == *self.namespace,
+            News::Changed { key, .. } => {
+                let (namespace, key) = space::split(key);
+                namespace == self.namespace
+                    && self.key.as_deref().is_none_or(|only| only == key)
+                    && self.prefix.as_deref().is_none_or(|prefix| key.starts_with(prefix))
+            }
+        }
+    }
+}
