@@ -16,8 +16,10 @@ use crate::nodes::Toward;
 use crate::wire::{self, Code};
 
 mod batch;
+mod watch;
 
 pub use batch::{Fill, Loaded};
+pub use watch::{CacheWatch, Changed};
 
 /// The cache of a cluster, or one namespace of it. Cheap to clone.
 #[derive(Clone)]

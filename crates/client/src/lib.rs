@@ -24,6 +24,7 @@ pub mod lock;
 pub mod near;
 mod nodes;
 pub mod queue;
+mod sse;
 mod transport;
 pub mod wire;
 

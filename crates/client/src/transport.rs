@@ -92,7 +92,7 @@ impl Transport {
         &self,
         url: &Url,
         target: &str,
-        after: Option<u64>,
+        after: Option<&str>,
         patience: Duration,
     ) -> Result<(u16, Incoming), Broken> {
         let mut request = Request::builder().uri(format!("{url}{target}"));

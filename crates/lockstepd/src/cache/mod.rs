@@ -63,6 +63,8 @@ pub struct Cache {
     /// Wakes requests that wait for a home: the view, or what is served here, has changed.
     changed: Notify,
     bells: follow::Bells,
+    /// Tells this process's events from those of any other.
+    boot: u32,
     /// Wakes the background work: something is due earlier than it knows.
     due: Arc<Notify>,
     counts: stats::Counts,
@@ -110,6 +112,7 @@ impl Cache {
             }),
             changed: Notify::new(),
             bells: follow::Bells::default(),
+            boot: rand::random(),
             due: Arc::new(Notify::new()),
             counts: stats::Counts::default(),
             me: me.clone(),

@@ -28,8 +28,8 @@ const IN_STEP_WITHIN: Duration = Duration::from_secs(1);
 /// The place of an entry in the common feed of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventId {
-    /// Larger for every later start of any node.
-    pub process: u64,
+    /// Drawn by each process of a node when it starts.
+    pub process: u32,
     /// Counted by the process.
     pub seq: u64,
 }
@@ -73,7 +73,7 @@ pub enum Why {
 pub struct Watch {
     cache: Arc<Cache>,
     only: Only,
-    process: u64,
+    process: u32,
     /// The last entry that the watcher knows.
     seq: u64,
     /// Its first event, if it does not just go on.
@@ -92,7 +92,8 @@ impl Cache {
         stopping: watch::Receiver<bool>,
     ) -> Result<Watch, Error> {
         let cache = self.me.upgrade().ok_or(Error::HomeUnavailable)?;
-        let process = self.lock().copies.process().ok_or(Error::HomeUnavailable)?.0;
+        self.lock().copies.process().ok_or(Error::HomeUnavailable)?;
+        let process = self.boot;
         let bell = self.bells.told.subscribe();
         let mut watch = Watch { cache, only, process, seq: 0, first: None, bell, stopping };
         watch.enter();

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the kit")]
 
 mod cluster;
+mod events;
 mod http;
 pub mod linear;
 mod links;
@@ -20,6 +21,7 @@ pub mod register;
 mod wait;
 
 pub use cluster::{Cluster, Settings};
+pub use events::{Event, Events};
 pub use http::{Answer, Http, HttpError, parse as parse_answer};
 pub use links::Links;
 pub use node::{Node, run_to_end, serve_command};

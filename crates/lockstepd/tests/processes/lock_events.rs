@@ -5,45 +5,29 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
 
-use crate::kit::Http;
+use crate::kit::{Events, Http};
 
-const TURN: Duration = Duration::from_secs(20);
 /// After which a stream that has said nothing has nothing more to say.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// One event: its name, id and data.
 pub type Event = (String, u64, Value);
 
-/// A server-sent-event stream, read line by line.
-pub struct Stream(BufReader<TcpStream>);
+/// A stream of a lock's events.
+pub struct Stream(Events);
 
 impl Stream {
     /// Opens a stream, to go on after an event if one is given.
     pub async fn open(http: Http, target: &str, after: Option<u64>) -> Self {
-        let last = after.map_or(String::new(), |id| format!("last-event-id: {id}\r\n"));
-        let head = format!("GET {target} HTTP/1.1\r\nhost: x\r\n{last}\r\n");
-        Self(BufReader::new(http.send(head.as_bytes()).await.unwrap()))
+        let after = after.map(|id| id.to_string());
+        Self(Events::open(http, target, after.as_deref()).await)
     }
 
     /// The next event.
     pub async fn next(&mut self) -> Event {
-        let read = async {
-            let (mut event, mut id, mut line) = (String::new(), 0, String::new());
-            loop {
-                line.clear();
-                assert!(self.0.read_line(&mut line).await.unwrap() > 0, "the stream ended");
-                match line.trim_end().split_once(": ") {
-                    Some(("event", name)) => event = name.into(),
-                    Some(("id", number)) => id = number.parse().unwrap(),
-                    Some(("data", data)) => return (event, id, serde_json::from_str(data).unwrap()),
-                    _ => {}
-                }
-            }
-        };
-        tokio::time::timeout(TURN, read).await.expect("an event in time")
+        let (event, id, data) = self.0.next().await;
+        (event, id.parse().unwrap(), data)
     }
 }
 

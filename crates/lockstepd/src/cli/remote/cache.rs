@@ -1,8 +1,9 @@
 //! `lockstep cache …`
 
+use lockstep_client::Client;
 use serde_json::{Value, json};
 
-use super::{Ask, Request, list, plain, table, value};
+use super::{Ask, Request, changes, list, one_request, plain, table, value};
 use crate::cli::Failure;
 
 /// Operations on the cache.
@@ -108,6 +109,20 @@ pub(in crate::cli) enum Command {
         #[arg(long)]
         default_ttl_ms: Option<u64>,
     },
+    /// Print what changes, as it does, for as long as it runs
+    Watch {
+        /// Only this key
+        #[arg(conflicts_with = "prefix")]
+        key: Option<String>,
+        /// Only keys that begin so
+        #[arg(long)]
+        prefix: Option<String>,
+        #[arg(long, short)]
+        namespace: Option<String>,
+        /// Go on behind this event, which another watch at the same node has printed
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+    },
     /// Show what the node's cache has done and holds
     Stats,
     /// Show who holds a key, and in which coherence state
@@ -125,9 +140,33 @@ Examples:
   lockstep cache set k1 v2 --if-version 7.1834
   lockstep cache incr visits
   lockstep cache namespace sessions --write back --default-ttl-ms 600000
-  lockstep cache line k1";
+  lockstep cache line k1
+  lockstep cache watch --prefix user: --json | jq .key";
 
 impl Ask for Command {
+    async fn run(&self, client: &Client, json: bool) -> Result<(), Failure> {
+        match self {
+            Self::Watch { key, prefix, namespace, after } => {
+                let cache = match namespace {
+                    Some(namespace) => client.cache().namespace(namespace),
+                    None => client.cache(),
+                };
+                let mut watch = cache.watch();
+                if let Some(key) = key {
+                    watch = watch.key(key);
+                }
+                if let Some(prefix) = prefix {
+                    watch = watch.prefix(prefix);
+                }
+                if let Some(after) = after {
+                    watch = watch.after(after);
+                }
+                changes::run(watch, json).await
+            }
+            command => one_request(command, client, json).await,
+        }
+    }
+
     fn request(&self) -> Result<Request, Failure> {
         Ok(match self {
             Self::Get { key, namespace, home } => {
@@ -179,6 +218,7 @@ impl Ask for Command {
                                     "default_ttl_ms": default_ttl_ms});
                 Request::post("/cache/namespace", fields)
             }
+            Self::Watch { .. } => return Err(Failure::new("more than one request")),
             Self::Stats => Request::get("/cache/stats", &[]),
             Self::Line { key, namespace } => {
                 let query = [("k", Some(key.clone())), ("namespace", namespace.clone())];
@@ -200,6 +240,7 @@ impl Ask for Command {
             },
             Self::Flush { .. } => "flushed".to_owned(),
             Self::Namespace { .. } => answer.to_string(),
+            Self::Watch { .. } => String::new(),
             Self::Stats => stats(answer),
             Self::Line { .. } => shown_line(answer),
         })

@@ -7,6 +7,7 @@ pub(super) mod cluster;
 pub(super) mod lock;
 pub(super) mod queue;
 
+mod changes;
 mod follow;
 mod push;
 mod run;

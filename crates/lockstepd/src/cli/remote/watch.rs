@@ -24,12 +24,16 @@ pub(super) async fn run(client: &Client, name: &str, after: Option<u64>, json: b
             watched = watch.next() => watched.map_err(unanswered)?,
             _ = signals.next() => return Ok(()),
         };
-        let line = line(&watched, watch.last_event_id().unwrap_or_default(), json);
-        let mut out = std::io::stdout().lock();
-        if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        if !print(&line(&watched, watch.last_event_id().unwrap_or_default(), json)) {
             return Ok(());
         }
     }
+}
+
+/// Prints a line; says whether anybody reads on.
+pub(super) fn print(line: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
 }
 
 fn line(watched: &Watched, id: u64, json: bool) -> String {
