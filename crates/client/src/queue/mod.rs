@@ -37,6 +37,14 @@ pub struct Receive {
     session: Option<Session>,
 }
 
+/// What came of [`Receive::fetch_and_ack`]: either part may fail without the other.
+pub struct Received {
+    /// One result for each delivery that was to be acknowledged, in order.
+    pub acked: Vec<Result<(), Error>>,
+    /// What was received.
+    pub messages: Result<Vec<Delivery>, Error>,
+}
+
 impl Client {
     /// The queue `name` (1 to 512 bytes). It comes into being with its first message.
     pub fn queue(&self, name: impl Into<String>) -> Queue {
@@ -134,6 +142,18 @@ impl Receive {
     /// Receives. An empty list means that the queue proved empty. A dropped future may leave
     /// messages hidden until their visibility time-out ends. Errors: `session_expired`.
     pub async fn fetch(self) -> Result<Vec<Delivery>, Error> {
+        self.send(None).await?.messages
+    }
+
+    /// Receives, and acknowledges up to 1000 earlier deliveries in the same request: for a consumer that
+    /// is done with one batch when it asks for the next. Where it waits, the acknowledgements are done
+    /// at once, but told only with what it waited for.
+    pub async fn fetch_and_ack(self, done: &[Delivery]) -> Result<Received, Error> {
+        let receipts = done.iter().map(|delivery| delivery.receipt().to_owned()).collect();
+        self.send(Some(receipts)).await
+    }
+
+    async fn send(self, ack: Option<Vec<String>>) -> Result<Received, Error> {
         let client = &self.queue.client;
         let session = self.session;
         let lasting = session.as_ref().map_or(Duration::ZERO, Session::ttl);
@@ -143,11 +163,17 @@ impl Receive {
             visibility_ms: Some(clock::millis(self.visibility.max(lasting))),
             wait_ms: clock::millis(self.wait),
             session: session.as_ref().map(|session| session.id().to_owned()),
+            ack,
             guard: None,
             request_id: Some(client.request_id()),
         };
         let received: wire::Received = client.send("/queue/receive", &body, Toward::Any, self.wait).await?;
         let delivery = |message| Delivery::new(client, message, session.clone());
-        received.messages.into_iter().map(delivery).collect()
+        let messages = match received.error {
+            None => received.messages.into_iter().map(delivery).collect(),
+            Some(fault) => push::one(wire::OneResult::Failed(wire::Failure { error: fault })),
+        };
+        let acked = received.acked.unwrap_or_default().into_iter();
+        Ok(Received { acked: acked.map(|result| push::one(result).map(drop)).collect(), messages })
     }
 }

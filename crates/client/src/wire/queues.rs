@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::Guard;
+use super::{Fault, Guard, OneResult};
 
 /// `POST /queue/push`: one message, or `messages`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -157,6 +157,10 @@ pub struct Receive {
     /// and its end returns the messages at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// Receipts of earlier deliveries that are done, at most 1000: acknowledged with this request, which
+    /// spares one of its own. They may be of any queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<Vec<String>>,
     /// The lock under which they are received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
@@ -170,6 +174,13 @@ pub struct Receive {
 pub struct Received {
     /// Empty, if every shard proved empty.
     pub messages: Vec<Message>,
+    /// One result for each receipt in `ack`, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acked: Option<Vec<OneResult<Acked>>>,
+    /// Why nothing could be received. Only where there was something to acknowledge: otherwise this is
+    /// the whole answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Fault>,
 }
 
 /// `POST /queue/ack`: one receipt, or `receipts`.

@@ -32,7 +32,7 @@ use crate::replica::{Replica, Told};
 
 pub use cluster::{Leader, MemberView, ShardView};
 pub use guards::Claim;
-pub use queues::{Heartbeat, Message, Onwards, Page, Stats};
+pub use queues::{Heartbeat, Message, Onwards, Page, Receive, Received, Stats};
 pub use watching::{Change, Watch};
 use wire::{Said, What};
 
@@ -133,6 +133,7 @@ pub struct Router {
     attempts: AtomicU64,
     guards: guards::Guards,
     turn: AtomicU64,
+    loose: AtomicU64,
     draining: watch::Sender<bool>,
     borrowing: queues::Borrowing,
     watches: queues::Watches,
@@ -156,6 +157,7 @@ impl Router {
             attempts: AtomicU64::new(0),
             guards: guards::Guards::default(),
             turn: AtomicU64::new(0),
+            loose: AtomicU64::new(0),
             draining: watch::Sender::new(false),
             borrowing: queues::Borrowing::default(),
             watches: queues::Watches::default(),

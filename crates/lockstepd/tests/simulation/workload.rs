@@ -10,7 +10,7 @@ use lockstep_core::names::{LockName, MessageKey, Owner, QueueName, Receipt, Shar
 use lockstep_core::{Millis, Op, Shard};
 use lockstepd::cache::{Change, DEFAULT, Key, Write, Written};
 use lockstepd::node::Node;
-use lockstepd::router::{Asked, Message};
+use lockstepd::router::{Asked, Message, Receive};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -102,7 +102,15 @@ impl Clients {
     async fn consume(&self) {
         let begun = now();
         let queue = QueueName("q".into());
-        match self.node.router.receive(queue, 2, Some(Millis(4_000)), None, Millis(200), &ASKED).await {
+        let receive = Receive {
+            queue,
+            max: 2,
+            visibility: Some(Millis(4_000)),
+            session: None,
+            wait: Millis(200),
+            acks: Vec::new(),
+        };
+        match self.node.router.receive(receive, &ASKED).await.messages {
             Ok(messages) => {
                 for message in messages {
                     self.finish(begun, message).await;

@@ -23,6 +23,8 @@ pub(super) enum Workload {
     QueuePush,
     /// Push, receive and acknowledge; counted in cycles
     QueueCycle,
+    /// Push, and receive with the acknowledgement of the message before; counted in cycles
+    QueueNext,
     /// Read keys that exist
     CacheGet,
     /// Write keys, of which --sharers nodes hold a copy
@@ -164,6 +166,11 @@ enum Then {
     ReceiveAndAck {
         receive: Vec<u8>,
     },
+    ReceiveNext {
+        queue: String,
+        /// Of the message before.
+        receipt: Option<String>,
+    },
 }
 
 impl Worker {
@@ -193,6 +200,10 @@ impl Worker {
             Workload::QueueCycle => {
                 let body = format!(r#"{{"queue":"{}","max":1,"wait_ms":1000}}"#, args.queue);
                 then = Then::ReceiveAndAck { receive: address.post("/queue/receive", &body) };
+                Rc::new(vec![push(args, address)])
+            }
+            Workload::QueueNext => {
+                then = Then::ReceiveNext { queue: args.queue.clone(), receipt: None };
                 Rc::new(vec![push(args, address)])
             }
             Workload::CacheGet | Workload::CacheSet => prepared.walk(address),
@@ -247,6 +258,17 @@ impl Worker {
                 let receipt = after(response.body, br#""receipt":""#, |byte| byte != b'"')?;
                 let body = format!(r#"{{"receipt":"{receipt}"}}"#);
                 ok(connection.request(&self.address.post("/queue/ack", &body)).await?).map(drop)
+            }
+            Then::ReceiveNext { queue, receipt } => {
+                let ack =
+                    receipt.take().map(|receipt| format!(r#""ack":["{receipt}"],"#)).unwrap_or_default();
+                let body = format!(r#"{{{ack}"queue":"{queue}","max":1,"wait_ms":1000}}"#);
+                let response = ok(connection.request(&self.address.post("/queue/receive", &body)).await?)?;
+                if has_error(response.body) {
+                    return Err(StepError::Refused("200 not acknowledged".into()));
+                }
+                *receipt = Some(after(response.body, br#""receipt":""#, |byte| byte != b'"')?);
+                Ok(())
             }
         }
     }

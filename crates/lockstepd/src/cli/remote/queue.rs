@@ -73,6 +73,9 @@ pub(in crate::cli) enum Command {
         /// The session whose heartbeats keep them, and whose end returns them; see `lock session open`
         #[arg(long)]
         session: Option<String>,
+        /// A receipt of an earlier message that is done: acknowledged with this; as often as needed
+        #[arg(long, value_name = "RECEIPT")]
+        ack: Vec<String>,
     },
     /// Print messages as they come, and acknowledge what was printed
     Follow {
@@ -201,11 +204,11 @@ impl Ask for Command {
                 Request::post("/queue/pop", json!({"queue": queue, "wait_ms": wait_ms}))
             }
             Self::Follow { .. } => return Err(Failure::new("more than one request")),
-            Self::Receive { queue, max, visibility_ms, wait_ms, session } => Request::post(
+            Self::Receive { queue, max, visibility_ms, wait_ms, session, ack } => Request::post(
                 "/queue/receive",
                 json!({
                     "queue": queue, "max": max, "visibility_ms": visibility_ms, "wait_ms": wait_ms,
-                    "session": session,
+                    "session": session, "ack": (!ack.is_empty()).then_some(ack),
                 }),
             ),
             Self::Ack { receipts, push } => {
@@ -261,7 +264,7 @@ impl Ask for Command {
             Self::Follow { .. } => Ok(String::new()),
             Self::Pop { .. } if answer["message"].is_null() => Err(Failure::new("the queue is empty")),
             Self::Pop { .. } => Ok(plain(&answer["message"]["payload"])),
-            Self::Receive { .. } => received(answer),
+            Self::Receive { ack, .. } => received(ack, answer),
             Self::Ack { receipts, .. } => settled(receipts, answer, "acknowledged"),
             Self::Extend { receipts, .. } => settled(receipts, answer, "extended"),
             Self::Nack { .. } => Ok("back in its place".to_owned()),
@@ -279,14 +282,20 @@ impl Ask for Command {
     }
 }
 
-fn received(answer: &Value) -> Result<String, Failure> {
+/// Messages are shown whatever became of the acknowledgements: nobody else gets them for a while.
+fn received(acks: &[String], answer: &Value) -> Result<String, Failure> {
     let row =
         |message: &Value| ["receipt", "attempts", "key", "payload"].map(|name| cell(message, name)).to_vec();
     let rows: Vec<Vec<String>> = list(answer, "messages").map(row).collect();
+    let refused = refused(acks, list(answer, "acked"));
+    let mut lines: Vec<String> = refused.iter().map(|line| format!("not acknowledged: {line}")).collect();
     if rows.is_empty() {
-        return Err(Failure::new("the queue is empty"));
+        let failed = plain(answer["error"].get("message").unwrap_or(&Value::from("the queue is empty")));
+        lines.push(failed);
+        return Err(Failure::new(lines.join("\n")));
     }
-    Ok(table(&["RECEIPT", "ATTEMPTS", "KEY", "PAYLOAD"], &rows))
+    lines.insert(0, table(&["RECEIPT", "ATTEMPTS", "KEY", "PAYLOAD"], &rows));
+    Ok(lines.join("\n"))
 }
 
 /// A message without a key shows none; a payload may well be `null`.
@@ -308,12 +317,14 @@ fn onward(text: &str) -> Result<Value, Failure> {
 }
 
 fn settled(receipts: &[String], answer: &Value, done: &str) -> Result<String, Failure> {
-    let results = receipts.iter().zip(list(answer, "results"));
-    let refused: Vec<String> = results
-        .filter(|(_, result)| !result["error"].is_null())
-        .map(|(receipt, result)| format!("{receipt}: {}", plain(&result["error"]["message"])))
-        .collect();
+    let refused = refused(receipts, list(answer, "results"));
     if refused.is_empty() { Ok(done.to_owned()) } else { Err(Failure::new(refused.join("\n"))) }
+}
+
+/// One line for each receipt that was refused.
+fn refused<'a>(receipts: &'a [String], results: impl Iterator<Item = &'a Value>) -> Vec<String> {
+    let results = receipts.iter().zip(results).filter(|(_, result)| !result["error"].is_null());
+    results.map(|(receipt, result)| format!("{receipt}: {}", plain(&result["error"]["message"]))).collect()
 }
 
 fn queue_name(queue: &Value) -> String {

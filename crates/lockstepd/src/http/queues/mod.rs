@@ -20,7 +20,7 @@ use super::names::{guard, name, session, within};
 use super::receipt;
 use super::{Gate, Shared, reply};
 use crate::clock::unix_millis;
-use crate::router::{Error, Message};
+use crate::router::{Error, Message, Receive};
 
 use batch::Batch;
 
@@ -82,6 +82,7 @@ pub(super) async fn receive(State(gate): Shared, body: Json<wire::Receive>) -> R
         visibility_ms,
         wait_ms,
         session: within_session,
+        ack,
         guard: claim,
         request_id,
     } = body.value;
@@ -90,10 +91,29 @@ pub(super) async fn receive(State(gate): Shared, body: Json<wire::Receive>) -> R
     let visibility = visibility_ms.map(|ms| within("visibility_ms", ms, 1, TTL_MS_MAX)).transpose()?;
     let wait = within("wait_ms", wait_ms, 0, WAIT_MS_MAX)?;
     let session = within_session.as_deref().map(session).transpose()?;
-    let queue_name = QueueName(name("queue", &queue)?);
-    let taken = gate.api()?.router.receive(queue_name, max, visibility, session, wait, &asked).await?;
-    let messages: Result<_, _> = taken.into_iter().map(|taken| message(&queue, taken)).collect();
-    Ok(reply(&wire::Received { messages: messages? }))
+    let done = ack.map(|receipts| Receipts::new(None, Some(receipts))).transpose()?;
+    let (acks, done) = done.map(Receipts::readable).unzip();
+    let receive = Receive {
+        queue: QueueName(name("queue", &queue)?),
+        max,
+        visibility,
+        session,
+        wait,
+        acks: acks.unwrap_or_default(),
+    };
+    let received = gate.api()?.router.receive(receive, &asked).await;
+    let messages = received.messages.map_err(Fault::from);
+    let messages: Result<Vec<_>, Fault> =
+        messages.and_then(|taken| taken.into_iter().map(|taken| message(&queue, taken)).collect());
+    let Some(done) = done else {
+        return Ok(reply(&wire::Received { messages: messages?, acked: None, error: None }));
+    };
+    let (messages, error) = match messages {
+        Ok(messages) => (messages, None),
+        Err(fault) => (Vec::new(), Some(fault.into_wire().error)),
+    };
+    let acked = done.results(received.acked, wire::Acked { acknowledged: true }).map(one_result).collect();
+    Ok(reply(&wire::Received { messages, acked: Some(acked), error }))
 }
 
 pub(super) async fn ack(State(gate): Shared, body: Json<wire::Ack>) -> Result<Response, Fault> {
@@ -191,17 +211,27 @@ impl Receipts {
         done: Vec<Result<(), Error>>,
         yes: T,
     ) -> Result<Response, Fault> {
-        let mut done = done.into_iter();
-        let mut results = self.read.into_iter().map(|receipt| {
-            receipt?;
-            done.next().unwrap_or(Err(Error::OutcomeUnknown))?;
-            Ok(yes.clone())
-        });
-        if self.single {
+        let single = self.single;
+        let mut results = self.results(done, yes);
+        if single {
             let one: Result<T, Fault> = results.next().unwrap_or(Err(Error::OutcomeUnknown.into()));
             return Ok(reply(&one?));
         }
         Ok(reply(&batch(results)))
+    }
+
+    /// In the order of the receipts, those that could not be read among them.
+    fn results<T: Clone>(
+        self,
+        done: Vec<Result<(), Error>>,
+        yes: T,
+    ) -> impl Iterator<Item = Result<T, Fault>> {
+        let mut done = done.into_iter();
+        self.read.into_iter().map(move |receipt| {
+            receipt?;
+            done.next().unwrap_or(Err(Error::OutcomeUnknown))?;
+            Ok(yes.clone())
+        })
     }
 }
 
@@ -250,9 +280,12 @@ fn payload(body: &[u8]) -> Result<Box<RawValue>, Fault> {
 }
 
 fn batch<T>(results: impl Iterator<Item = Result<T, Fault>>) -> wire::Results<T> {
-    let one = |result: Result<T, Fault>| match result {
+    wire::Results { results: results.map(one_result).collect() }
+}
+
+fn one_result<T>(result: Result<T, Fault>) -> wire::OneResult<T> {
+    match result {
         Ok(done) => wire::OneResult::Done(done),
         Err(fault) => wire::OneResult::Failed(fault.into_wire()),
-    };
-    wire::Results { results: results.map(one).collect() }
+    }
 }

@@ -26,7 +26,11 @@ pub use manage::{Page, Stats};
 pub(super) use sessions::Enlisted;
 pub use sessions::Heartbeat;
 pub use settle::Onwards;
+pub use take::{Receive, Received};
 pub(super) use watch::Watches;
+
+/// So many pushes without a key go to one shard before the next shard's turn.
+const IN_A_ROW: u64 = 128;
 
 /// A message with its payload and the shard that holds it.
 #[derive(Clone, Debug)]
@@ -88,16 +92,24 @@ impl Router {
     }
 
     /// Where this request's messages without a key go: all to one shard, and a retry to the same.
+    /// Otherwise to a shard that this node leads, if there is one, which spares a way; and many requests
+    /// in a row to the same, because an entry costs the cluster the same whatever it carries.
     fn loose_shard(&self, queue: &QueueName, asked: &Asked) -> ShardId {
         match &asked.id {
             Some(id) => self.ring.shard_of(&queue.0, id.id.as_bytes()),
             None => {
-                let shards = self.queue_shards();
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                let all = self.queue_shards();
+                let led: Vec<_> = all.iter().copied().filter(|shard| self.leads(*shard)).collect();
+                let shards = if led.is_empty() { all } else { led };
+                let turn = self.loose.fetch_add(1, Ordering::Relaxed) / IN_A_ROW;
                 let nth = usize::try_from(turn % shards.len().max(1) as u64).unwrap_or(0);
                 shards.get(nth).copied().unwrap_or(ShardId(1))
             }
         }
+    }
+
+    fn leads(&self, shard: ShardId) -> bool {
+        self.replica(shard).is_some_and(|replica| replica.leads())
     }
 
     async fn push_to(
