@@ -2,12 +2,12 @@
 //! cost, and by the space that another would give back.
 //!
 //! A snapshot writes all of a shard's metadata, so with a deep backlog it must be taken more rarely:
-//! writing snapshots costs at most half of what writing the log costs, whatever the depth.
+//! writing snapshots costs at most a quarter of what writing the log costs, whatever the depth.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Log bytes for each byte of the last snapshot.
-const LOG_PER_SNAPSHOT: u64 = 2;
+const LOG_PER_SNAPSHOT: u64 = 4;
 /// While the disk is full, so much to give back is worth a snapshot.
 const GARBAGE_WHEN_FULL: u64 = 1024 * 1024;
 /// A log that a follower still needs grows to this before a snapshot cuts it off all the same.
@@ -93,7 +93,7 @@ mod tests {
         assert!(due.is(LOG, 0, false, false));
         due.frozen();
         due.saved(5_000, 0);
-        due.applied(9_999);
+        due.applied(19_999);
         assert!(!due.is(LOG, 0, false, false));
         due.applied(1);
         assert!(due.is(LOG, 0, false, false));

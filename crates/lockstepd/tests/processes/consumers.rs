@@ -69,17 +69,34 @@ impl Client {
         }
     }
 
+    /// Every other consumer acknowledges with its next receive.
     async fn consume(self) {
+        let mut done: Vec<(Id, Value)> = Vec::new();
         for turn in 0.. {
             if *self.stopping.borrow() {
+                for (id, receipt) in done {
+                    self.acknowledge(turn, id, &receipt).await;
+                }
                 return;
             }
             let visibility_ms = u64::try_from(VISIBILITY.as_millis()).unwrap();
-            let body = json!({"queue": "work", "max": 3, "visibility_ms": visibility_ms, "wait_ms": 500});
+            let mut body = json!({"queue": "work", "max": 3, "visibility_ms": visibility_ms, "wait_ms": 500});
+            if !done.is_empty() {
+                self.note(|ledger| ledger.maybe_acked.extend(done.iter().map(|(id, _)| *id)));
+                body["ack"] = done.iter().map(|(_, receipt)| receipt.clone()).collect();
+            }
             let asked = Instant::now();
             let Ok(answer) = self.node(turn).post("/queue/receive", &body).await else { continue };
             if answer.status == 200 {
-                self.handle(turn, asked, &answer.json).await;
+                self.settled(&mut done, &answer.json);
+                let handled = self.handle(turn, asked, &answer.json).await;
+                if self.number.is_multiple_of(2) {
+                    done.extend(handled);
+                } else {
+                    for (id, receipt) in handled {
+                        self.acknowledge(turn, id, &receipt).await;
+                    }
+                }
             } else {
                 assert!(matches!(answer.status, 503 | 504), "{}", answer.text);
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -87,9 +104,23 @@ impl Client {
         }
     }
 
+    /// Leaves in `done` what has to be asked again.
+    fn settled(&self, done: &mut Vec<(Id, Value)>, answer: &Value) {
+        let results = answer["acked"].as_array().cloned().unwrap_or_default();
+        assert_eq!(results.len(), done.len(), "{answer}");
+        let mut results = results.iter();
+        done.retain(|(id, _)| match &results.next().unwrap()["error"]["code"] {
+            Value::Null => {
+                self.note(|ledger| ledger.acked.insert(*id));
+                false
+            }
+            code => code != "stale_receipt",
+        });
+    }
+
     /// Takes note of everything first, then is done with it, or gives it back: poison always, others now
-    /// and then.
-    async fn handle(&self, turn: u64, asked: Instant, answer: &Value) {
+    /// and then. Returns what it is done with.
+    async fn handle(&self, turn: u64, asked: Instant, answer: &Value) -> Vec<(Id, Value)> {
         let messages = answer["messages"].as_array().cloned().unwrap_or_default();
         let told = Instant::now();
         for message in &messages {
@@ -98,6 +129,7 @@ impl Client {
                 ledger.receive(id_of(message), Delivery { attempts, asked, told, returned: None })
             });
         }
+        let mut done = Vec::new();
         for message in &messages {
             let id = id_of(message);
             if is_poison(id) || (turn + id.1).is_multiple_of(7) {
@@ -105,9 +137,10 @@ impl Client {
                 let body = json!({"receipt": message["receipt"], "failed": is_poison(id)});
                 let _ = self.node(turn).post("/queue/nack", &body).await;
             } else {
-                self.acknowledge(turn, id, &message["receipt"]).await;
+                done.push((id, message["receipt"].clone()));
             }
         }
+        done
     }
 
     /// A few tries: a message that nobody acknowledges stops its key until its time-out ends.

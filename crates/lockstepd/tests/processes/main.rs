@@ -32,6 +32,7 @@ mod partitions;
 mod pauses;
 mod queue_cli;
 mod queues;
+mod receive_and_ack;
 mod refusals;
 mod retries;
 mod seven_lines;

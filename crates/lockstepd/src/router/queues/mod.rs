@@ -29,8 +29,8 @@ pub use settle::Onwards;
 pub use take::{Receive, Received};
 pub(super) use watch::Watches;
 
-/// So many pushes without a key go to one shard before the next shard's turn.
-const IN_A_ROW: u64 = 128;
+/// So many messages without a key go to one shard before the next shard's turn.
+const IN_A_ROW: u64 = 512;
 
 /// A message with its payload and the shard that holds it.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl Router {
         asked: &Asked,
     ) -> Vec<Result<(ShardId, Placed), Error>> {
         let count = messages.len();
-        let loose = self.loose_shard(&queue, asked);
+        let loose = self.loose_shard(&queue, count, asked);
         let mut groups: BTreeMap<ShardId, (Vec<usize>, Vec<NewMessage>)> = BTreeMap::new();
         for (place, message) in messages.into_iter().enumerate() {
             let shard = self.shard_for(&queue, &message).unwrap_or(loose);
@@ -92,16 +92,16 @@ impl Router {
     }
 
     /// Where this request's messages without a key go: all to one shard, and a retry to the same.
-    /// Otherwise to a shard that this node leads, if there is one, which spares a way; and many requests
-    /// in a row to the same, because an entry costs the cluster the same whatever it carries.
-    fn loose_shard(&self, queue: &QueueName, asked: &Asked) -> ShardId {
+    /// Otherwise to a shard that this node leads, if there is one, which spares a way; and many in a row
+    /// to the same, because an entry costs the cluster the same whatever it carries.
+    fn loose_shard(&self, queue: &QueueName, count: usize, asked: &Asked) -> ShardId {
         match &asked.id {
             Some(id) => self.ring.shard_of(&queue.0, id.id.as_bytes()),
             None => {
                 let all = self.queue_shards();
                 let led: Vec<_> = all.iter().copied().filter(|shard| self.leads(*shard)).collect();
                 let shards = if led.is_empty() { all } else { led };
-                let turn = self.loose.fetch_add(1, Ordering::Relaxed) / IN_A_ROW;
+                let turn = self.loose.fetch_add(count as u64, Ordering::Relaxed) / IN_A_ROW;
                 let nth = usize::try_from(turn % shards.len().max(1) as u64).unwrap_or(0);
                 shards.get(nth).copied().unwrap_or(ShardId(1))
             }
