@@ -1,5 +1,7 @@
 use super::*;
 use crate::cache::lease::owed_until;
+use crate::cache::message::{Forget, Order};
+use crate::cache::space;
 use crate::names::{Incarnation, NodeId};
 
 const HOME: Origin = Origin { node: NodeId(1), incarnation: Incarnation(1) };
