@@ -10,6 +10,7 @@ mod bad_input;
 mod bodies;
 mod cache;
 mod cache_history;
+mod cache_leave;
 mod cache_watch;
 mod client;
 mod clocks;
