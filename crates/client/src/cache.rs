@@ -123,7 +123,7 @@ impl Cache {
     /// Empties the namespace. When this returns, no node answers with a value from before.
     pub async fn flush(&self) -> Result<(), Error> {
         let request_id = Some(self.client.request_id());
-        let body = wire::Flush { namespace: self.namespace.clone(), request_id };
+        let body = wire::Flush { namespace: self.namespace.clone(), guard: None, request_id };
         self.client.send::<wire::Flushed>("/cache/flush", &body, Toward::Any, Duration::ZERO).await.map(drop)
     }
 }

@@ -100,7 +100,9 @@ pub struct Limits {
     pub near_clients: usize,
     /// Keys that one near cache may hold.
     pub near_keys: usize,
-    /// Requests to the cache in hand at once.
+    /// Requests of all nodes that may wait at this one for the cache's keys.
+    pub cache_waiting: usize,
+    /// Requests to the cache in hand at once, and as many again that wait for others.
     pub requests: usize,
     /// How much log a shard writes between two snapshots, in bytes.
     pub snapshot_bytes: u64,
@@ -234,6 +236,12 @@ fn limits(options: &Options) -> Result<Limits, Error> {
         cache_copy_bytes: options.cache_copy_bytes_max.unwrap_or(mib(128)),
         near_clients: within("--near-clients-max", options.near_clients_max.unwrap_or(256), 0, 100_000)?,
         near_keys: within("--near-keys-max", options.near_keys_max.unwrap_or(50_000), 1, 10_000_000)?,
+        cache_waiting: within(
+            "--cache-waiting-max",
+            options.cache_waiting_max.unwrap_or(crate::cache::WAITING_MAX),
+            1,
+            10_000_000,
+        )?,
         requests: within("--requests-max", options.requests_max.unwrap_or(4_096), 1, 1_000_000)?,
         snapshot_bytes: within(
             "--snapshot-bytes",

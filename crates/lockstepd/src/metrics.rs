@@ -3,10 +3,14 @@
 //! Counting must cost nothing worth mentioning: labels are resolved once, when the node starts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -77,6 +81,21 @@ pub struct Metrics {
     gauges: Family<Labels, Gauge>,
 }
 
+/// A histogram that somebody else keeps.
+pub struct Kept {
+    /// Of everything that was observed.
+    pub sum: f64,
+    /// Upper bounds, the last one infinite, and how much was observed above the bound before.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+/// Reads such a histogram when somebody asks.
+struct Reader {
+    name: &'static str,
+    help: &'static str,
+    read: Box<dyn Fn() -> Kept + Send + Sync>,
+}
+
 struct Route {
     /// By the first digit of the status.
     statuses: [Counter; 5],
@@ -134,12 +153,39 @@ impl Metrics {
         self.gauges.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
     }
 
+    /// Shows a histogram that somebody else keeps.
+    pub fn show(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> Kept + Send + Sync + 'static,
+    ) {
+        let mut registry = self.registry.lock().expect("nothing panics while it holds this");
+        registry.register_collector(Box::new(Reader { name, help, read: Box::new(read) }));
+    }
+
     /// Everything, as text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         let registry = self.registry.lock().expect("nothing panics while it holds this");
         encode(&mut text, &registry).expect("writing to memory cannot fail");
         text
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Collector for Reader {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Kept { sum, buckets } = (self.read)();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder
+            .encode_descriptor(self.name, self.help, None, MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
 }
 

@@ -141,6 +141,7 @@ impl Node {
                 keys_max: config.limits.near_keys,
                 keys_max_total: config.limits.near_keys.saturating_mul(10),
             },
+            waiting_max: config.limits.cache_waiting,
         };
         let cache = Cache::new(config.node, clock.clone(), Arc::clone(&peers), cache_limits);
         let late = Arc::new(LateRouter::default());
@@ -285,6 +286,8 @@ pub async fn run(config: Serve, stop: impl Future<Output = ()> + Send + 'static)
         metrics: Arc::clone(&metrics),
     });
     tracing::info!(node = config.node.0, url = config.advertise, "serving");
+    let cache = Arc::clone(&node.cache);
+    metrics.show("cache_write_stall_seconds", "How long writes waited at this home", move || cache.stalls());
     let measuring = tokio::spawn(measure(
         metrics,
         Arc::clone(&node.router),
@@ -319,9 +322,6 @@ async fn measure(metrics: Arc<Metrics>, router: Arc<Router>, cache: Arc<Cache>, 
         let figures = cache.figures();
         for (name, value) in figures.plain {
             metrics.set("cache", name, value);
-        }
-        for (ms_max, writes) in figures.stalls {
-            metrics.set("cache_write_stall_ms", &ms_max.map_or("more".into(), |ms| ms.to_string()), writes);
         }
         for (code, count) in router.guards_refused() {
             metrics.set("guards_refused", code, count);

@@ -204,6 +204,9 @@ pub struct Flush {
     /// What is emptied; `default` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// The lock under which it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
     /// Accepted, and without effect: flushing twice is harmless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,

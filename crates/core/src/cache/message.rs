@@ -46,6 +46,16 @@ pub enum Request {
         to: Addressee,
         /// Which.
         namespace: Arc<str>,
+        /// Only if no newer token of this lock was seen at the home.
+        guard: Option<Guard>,
+    },
+    /// To a home, ahead of a flush of all: note that this token of a lock was seen. Answered by
+    /// [`Answer::Guarded`].
+    Fence {
+        /// Whom the sender believes to be home.
+        to: Addressee,
+        /// What was seen.
+        guard: Guard,
     },
     /// To a home: note that this token of a lock was seen with a read. Answered by
     /// [`Answer::Guarded`].
@@ -412,6 +422,9 @@ pub enum Refusal {
     /// The home remembers as many requests, or holds as many bytes, as it may.
     #[error("full")]
     Full,
+    /// As many requests wait at the home as may; nothing was done.
+    #[error("overloaded")]
+    Overloaded,
     /// No lease: an order to the asking node is overdue, or the home's own lease ends.
     #[error("no lease")]
     NoLease,

@@ -35,7 +35,7 @@ impl Cache {
             (key, version, serial, route)
         };
         let Route::Remote(home) = route else { return Some(key) };
-        if let Some(held) = self.read_past_copies(&key, home, Instant::now() + EVERY).await {
+        if let Ok(held) = self.read_past_copies(&key, home, Instant::now() + EVERY).await {
             let there = held.map(|held| held.version);
             let now = self.now();
             if self.lock().copies.is_still(&key, serial, now) {

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_core::Millis;
-use lockstep_core::cache::message::{Addressee, Answer, Order, Request, Wish};
-use lockstep_core::cache::{Key, Tag, copy, home};
+use lockstep_core::cache::copy::AskAgain;
+use lockstep_core::cache::message::{Addressee, Answer, Order, Refusal, Request, Wish};
+use lockstep_core::cache::{Key, copy, home};
 use lockstep_core::names::{NodeId, Origin};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
-use super::{Cache, READ_TIMEOUT, RETRY, ReadAnswer, State};
+use super::{Again, Cache, READ_TIMEOUT, RETRY, State};
 use crate::peer::{self, Lane, Service};
 
 /// How long to wait for the answer to orders before they are sent again.
@@ -32,32 +33,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Requests in one message.
 const BATCH: usize = 256;
 
-/// Callers that wait for an answer of a machine, by tag.
-#[derive(Default)]
-pub(super) struct Parked {
-    next: Tag,
-    callers: BTreeMap<Tag, oneshot::Sender<Answer>>,
-    readers: BTreeMap<Tag, oneshot::Sender<ReadAnswer>>,
-}
-
-impl Parked {
-    /// Waits for an answer of the home machine.
-    pub(super) fn caller(&mut self) -> (Tag, oneshot::Receiver<Answer>) {
-        let (sender, receiver) = oneshot::channel();
-        self.next += 1;
-        self.callers.insert(self.next, sender);
-        (self.next, receiver)
-    }
-
-    /// Waits for a read through the copies.
-    pub(super) fn reader(&mut self) -> (Tag, oneshot::Receiver<ReadAnswer>) {
-        let (sender, receiver) = oneshot::channel();
-        self.next += 1;
-        self.readers.insert(self.next, sender);
-        (self.next, receiver)
-    }
-}
-
 /// Orders that wait for the one before them to be answered: one message at a time to each node
 /// carries everything that came up meanwhile.
 #[derive(Default)]
@@ -73,7 +48,7 @@ impl Cache {
             match output {
                 home::Output::Answer { tag, answer } => {
                     // A caller that has gone does not mind.
-                    if let Some(caller) = state.parked.callers.remove(&tag) {
+                    if let Some(caller) = state.parked.take_caller(tag) {
                         let _ = caller.send(answer);
                     }
                 }
@@ -104,7 +79,8 @@ impl Cache {
         for output in outputs {
             match output {
                 copy::Output::Answer { tag, value } => {
-                    state.parked.readers.remove(&tag).map(|reader| reader.send(value));
+                    let value = value.map_err(|AskAgain| Again::Look);
+                    state.parked.take_reader(tag).map(|reader| reader.send(value));
                 }
                 copy::Output::Ask { flight, home, key } => asks.entry(home).or_default().push((flight, key)),
                 copy::Output::Return { home, key, grant } => {
@@ -136,6 +112,10 @@ impl Cache {
         for (flight, _) in flights {
             let outputs = match answers.next() {
                 Some(Answer::Value(value)) => state.copies.landed(flight, value, now),
+                Some(Answer::Refused(Refusal::Overloaded)) => {
+                    refuse_readers(&mut state, flight);
+                    continue;
+                }
                 _ => state.copies.failed(flight),
             };
             self.carry_out_copies(&mut state, outputs);
@@ -328,6 +308,17 @@ impl Cache {
 
 fn addressee(state: &State, home: Origin) -> Addressee {
     Addressee { incarnation: home.incarnation, ring_epoch: state.home.tenure().ring_epoch() }
+}
+
+/// The home has too much to do: whoever waits for this flight is told so.
+fn refuse_readers(state: &mut State, flight: copy::FlightId) {
+    for output in state.copies.failed(flight) {
+        if let copy::Output::Answer { tag, .. } = output
+            && let Some(reader) = state.parked.take_reader(tag)
+        {
+            let _ = reader.send(Err(Again::Overloaded));
+        }
+    }
 }
 
 fn wish(state: &State) -> Wish {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lockstep_core::Millis;
-use lockstep_core::cache::copy::{AskAgain, Copies};
+use lockstep_core::cache::copy::Copies;
 use lockstep_core::cache::feed::{FEED_BYTES_MAX, Feed, News};
 use lockstep_core::cache::home::Home;
 use lockstep_core::cache::message::{Held, Refusal, Request};
@@ -21,8 +21,10 @@ use crate::peer::Peers;
 
 mod audit;
 mod drive;
+mod flush;
 mod follow;
 mod near;
+mod parked;
 mod read;
 mod serve;
 mod space;
@@ -37,10 +39,11 @@ pub use lockstep_core::cache::near::{Refusal as NearRefusal, Subject};
 pub use near::{Lent, News as NearNews};
 pub use space::{Line, Loaded};
 pub use stats::Figures;
-pub use types::{Change, DEFAULT, Entry, Error, Key, Limits, Version, View, Write, Written};
+pub use types::{Change, DEFAULT, Entry, Error, Key, Limits, Version, View, WAITING_MAX, Write, Written};
 pub use watch::{Event, EventId, Only, Watch, Why};
 
-use drive::{Outbox, Parked};
+use drive::Outbox;
+use parked::Parked;
 
 /// How long one read at a home may take before its readers look at the ring again.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,7 +85,16 @@ struct State {
     outbox: Outbox,
 }
 
-type ReadAnswer = Result<Option<Held>, AskAgain>;
+type ReadAnswer = Result<Option<Held>, Again>;
+
+/// Why one attempt to read at a home failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    /// Look at the ring, and ask again.
+    Look,
+    /// The home has too much to do: say so.
+    Overloaded,
+}
 
 /// Where a request about a key goes.
 enum Route {
@@ -107,7 +119,7 @@ impl Cache {
                 near: near::Clients::new(limits.near, now),
                 feed: Feed::new(FEED_BYTES_MAX),
                 watching: Watching::new(node),
-                parked: Parked::default(),
+                parked: Parked::new(limits.waiting_max),
                 outbox: Outbox::default(),
             }),
             changed: Notify::new(),

@@ -110,7 +110,12 @@ impl Cache {
         loop {
             match self.lend(client, key) {
                 Err(refusal) => return Ok(Err(refusal)),
-                Ok(Some(lent)) => return Ok(Ok(lent)),
+                Ok(Some(lent)) => {
+                    if read.is_none() {
+                        self.count_local(lent.entry.as_ref());
+                    }
+                    return Ok(Ok(lent));
+                }
                 Ok(None) => {}
             }
             if let Some(entry) = read {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::stats::count;
-use super::{Cache, Entry, Error, Key, READ_TIMEOUT, RETRY, ReadAnswer, Route};
+use super::{Again, Cache, Entry, Error, Key, READ_TIMEOUT, RETRY, ReadAnswer, Route};
 
 /// A read that has begun.
 enum Begun {
@@ -67,16 +67,27 @@ impl Cache {
             if !skip_local {
                 let now = self.now();
                 if let Some(entry) = self.lock().local(key, now) {
-                    count(if entry.is_some() { &self.counts.local_hits } else { &self.counts.misses });
+                    self.count_local(entry.as_ref());
                     return Ok(entry);
                 }
             }
-            if let Some(held) = self.read_home(key, skip_local, deadline).await {
-                count(if held.is_some() { &self.counts.home_reads } else { &self.counts.misses });
-                return Ok(held.map(|held| Entry::new(held, self.state_of(key), false)));
+            match self.read_home(key, skip_local, deadline).await {
+                Ok(held) => return Ok(self.read_at_home(key, held)),
+                Err(Again::Overloaded) => return Err(Error::Overloaded),
+                Err(Again::Look) => {}
             }
             self.wait_for_change(deadline, &mut pause).await?;
         }
+    }
+
+    pub(super) fn count_local(&self, entry: Option<&Entry>) {
+        count(if entry.is_some() { &self.counts.local_hits } else { &self.counts.misses });
+    }
+
+    /// What the home has answered, counted.
+    fn read_at_home(&self, key: &str, held: Option<Held>) -> Option<Entry> {
+        count(if held.is_some() { &self.counts.home_reads } else { &self.counts.misses });
+        held.map(|held| Entry::new(held, self.state_of(key), false))
     }
 
     /// Notes at the key's home that a token was seen: older ones may do nothing there any more.
@@ -110,12 +121,15 @@ impl Cache {
         let begun = self.begin_many(keys);
         let finish = keys.iter().zip(begun).map(|(key, begun)| async move {
             match begun {
-                Begun::Done(entry) => return Ok(entry),
-                Begun::AtHome(answer) => {
-                    if let Ok(Ok(Ok(held))) = timeout_at(deadline, answer).await {
-                        return Ok(held.map(|held| Entry::new(held, self.state_of(key), false)));
-                    }
+                Begun::Done(entry) => {
+                    self.count_local(entry.as_ref());
+                    return Ok(entry);
                 }
+                Begun::AtHome(answer) => match timeout_at(deadline, answer).await {
+                    Ok(Ok(Ok(held))) => return Ok(self.read_at_home(key, held)),
+                    Ok(Ok(Err(Again::Overloaded))) => return Err(Error::Overloaded),
+                    _ => {}
+                },
                 Begun::Again => {}
             }
             self.get(key, false, deadline.saturating_duration_since(Instant::now())).await
@@ -152,54 +166,42 @@ impl Cache {
         state.copies.inspect(key, now).map_or('I', |copy| copy.state)
     }
 
-    /// One attempt at the home; `None` if it has to be tried again.
-    async fn read_home(&self, key: &Key, skip_local: bool, deadline: Instant) -> Option<Option<Held>> {
+    /// One attempt at the home.
+    async fn read_home(&self, key: &Key, skip_local: bool, deadline: Instant) -> ReadAnswer {
         let now = self.now();
         let route = self.lock().route(key, self.node, now);
         match route {
             Route::Own => self.read_own(key, deadline).await,
             Route::Remote(home) if skip_local => self.read_past_copies(key, home, deadline).await,
-            Route::Remote(home) => self.read_through_copies(key, home, deadline).await.ok()?.ok(),
-            Route::Nobody => None,
+            Route::Remote(home) => self.read_through_copies(key, home, deadline).await,
+            Route::Nobody => Err(Again::Look),
         }
     }
 
     /// This node is the home; another may own the line.
-    async fn read_own(&self, key: &Key, deadline: Instant) -> Option<Option<Held>> {
+    async fn read_own(&self, key: &Key, deadline: Instant) -> ReadAnswer {
         let answer = {
             let now = self.now();
             let mut state = self.lock();
-            let (tag, answer) = state.parked.caller();
-            let outputs = state.home.read_here(tag, key, now);
-            self.carry_out_home(&mut state, outputs);
-            answer
+            match state.parked.caller() {
+                Ok((tag, answer)) => {
+                    let outputs = state.home.read_here(tag, key, now);
+                    self.carry_out_home(&mut state, outputs);
+                    answer
+                }
+                Err(refused) => refused,
+            }
         };
-        match timeout_at(deadline, answer).await {
-            Ok(Ok(Answer::Value(Value { held, .. }))) => Some(held),
-            _ => None,
-        }
+        judge(timeout_at(deadline, answer).await.ok().and_then(Result::ok))
     }
 
-    pub(super) async fn read_past_copies(
-        &self,
-        key: &Key,
-        home: Origin,
-        deadline: Instant,
-    ) -> Option<Option<Held>> {
+    pub(super) async fn read_past_copies(&self, key: &Key, home: Origin, deadline: Instant) -> ReadAnswer {
         let request = Request::Read { to: self.addressee(home), key: key.clone(), wish: Wish::Look };
         let timeout = READ_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()));
-        match self.call(home.node, &request, timeout).await {
-            Ok(Answer::Value(Value { held, .. })) => Some(held),
-            _ => None,
-        }
+        judge(self.call(home.node, &request, timeout).await.ok())
     }
 
-    async fn read_through_copies(
-        &self,
-        key: &Key,
-        home: Origin,
-        deadline: Instant,
-    ) -> Result<ReadAnswer, oneshot::error::RecvError> {
+    async fn read_through_copies(&self, key: &Key, home: Origin, deadline: Instant) -> ReadAnswer {
         let answer = {
             let now = self.now();
             let mut state = self.lock();
@@ -208,6 +210,15 @@ impl Cache {
             self.carry_out_copies(&mut state, outputs);
             answer
         };
-        timeout_at(deadline, answer).await.unwrap_or(Ok(Err(lockstep_core::cache::copy::AskAgain)))
+        timeout_at(deadline, answer).await.ok().and_then(Result::ok).unwrap_or(Err(Again::Look))
+    }
+}
+
+/// What a home said, if it said anything.
+fn judge(answer: Option<Answer>) -> ReadAnswer {
+    match answer {
+        Some(Answer::Value(Value { held, .. })) => Ok(held),
+        Some(Answer::Refused(Refusal::Overloaded)) => Err(Again::Overloaded),
+        _ => Err(Again::Look),
     }
 }

@@ -4,6 +4,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lockstep_core::cache::Tag;
 use lockstep_core::cache::message::{Answer, Place, Request};
 use lockstep_core::names::NodeId;
 use tokio::sync::oneshot;
@@ -58,6 +59,7 @@ impl Cache {
         let answer = match request {
             Request::Renew { to } => state.home.renew(from, to, now),
             Request::Guard { to, key, guard } => state.home.guard(Some(to), &key, &guard, now),
+            Request::Fence { to, guard } => state.home.fence(to, &guard, now),
             Request::Forget(order) => self.forget(state, &order, now),
             said @ Request::Forgotten { .. } => {
                 self.take_forgotten(state, from, said);
@@ -73,19 +75,29 @@ impl Cache {
                 answer
             }
             Request::Many(_) | Request::Follow(_) => return Err(Error::Malformed),
-            Request::Read { .. }
-            | Request::Write { .. }
-            | Request::Load { .. }
-            | Request::Flush { .. }
-            | Request::Seal { .. } => return Ok(Soon::Later(self.park(state, from, request))),
+            Request::Read { .. } | Request::Write { .. } | Request::Load { .. } => {
+                return Ok(Soon::Later(match state.parked.caller() {
+                    Ok(parked) => self.park(state, parked, from, request),
+                    Err(refused) => refused,
+                }));
+            }
+            Request::Flush { .. } | Request::Seal { .. } => {
+                let parked = state.parked.caller_anyway();
+                return Ok(Soon::Later(self.park(state, parked, from, request)));
+            }
         };
         Ok(Soon::Now(answer))
     }
 
     /// What the home answers when it can.
-    fn park(&self, state: &mut State, from: NodeId, request: Request) -> oneshot::Receiver<Answer> {
+    fn park(
+        &self,
+        state: &mut State,
+        (tag, parked): (Tag, oneshot::Receiver<Answer>),
+        from: NodeId,
+        request: Request,
+    ) -> oneshot::Receiver<Answer> {
         let now = self.now();
-        let (tag, parked) = state.parked.caller();
         let outputs = match request {
             Request::Read { to, key, wish } => state.home.read(tag, from, to, &key, wish, now),
             Request::Write { to, write } => state.home.write(tag, to, write, now),
@@ -93,7 +105,9 @@ impl Cache {
                 self.due.notify_one();
                 state.home.load(tag, Some(to), load, now)
             }
-            Request::Flush { to, namespace } => state.home.flush(tag, to, &namespace, now),
+            Request::Flush { to, namespace, guard } => {
+                state.home.flush_under(guard, tag, to, &namespace, now)
+            }
             Request::Seal { ring_epoch, have } => state.home.seal(tag, from, ring_epoch, have, now),
             _ => Vec::new(),
         };

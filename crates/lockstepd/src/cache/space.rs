@@ -1,18 +1,19 @@
-//! What concerns whole namespaces, or shows what the protocol sees: flushes, loads, places.
+//! What concerns whole namespaces, or shows what the protocol sees: loads, places.
 //!
 //! Who may configure namespaces, and where that is kept, is the router's affair.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use lockstep_core::Millis;
-use lockstep_core::cache::message::{Answer, Load, Place, Request};
+use lockstep_core::cache::message::{Answer, Load, Place, Refusal, Request};
 use lockstep_core::cache::{Key, Version};
 use lockstep_core::names::{NodeId, Origin};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::drive::millis;
+use super::stats::count;
 use super::{Cache, Entry, Error, RETRY, Route, serve};
 
 /// How long one member may take to say what it knows.
@@ -105,45 +106,6 @@ impl Cache {
         Line { home, ring_epoch, places: join_all(members.into_iter().map(ask)).await }
     }
 
-    /// Empties a namespace: returns when every home has, and no copy can be read.
-    pub async fn flush(&self, namespace: &str, timeout: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + timeout;
-        let namespace: Arc<str> = namespace.into();
-        let mut pause = RETRY;
-        loop {
-            let (ring_epoch, members) = {
-                let state = self.lock();
-                let tenure = state.home.tenure();
-                (tenure.ring_epoch(), tenure.origins().collect::<Vec<_>>())
-            };
-            let flushed = members.iter().map(|home| self.flush_at(*home, &namespace, deadline));
-            let all = join_all(flushed).await.into_iter().all(|flushed| flushed);
-            // Under another ring, other homes may have taken lines over meanwhile.
-            if all && !members.is_empty() && self.lock().home.tenure().ring_epoch() == ring_epoch {
-                return Ok(());
-            }
-            self.wait_for_change(deadline, &mut pause).await?;
-        }
-    }
-
-    async fn flush_at(&self, home: Origin, namespace: &Arc<str>, deadline: Instant) -> bool {
-        let to = self.addressee(home);
-        if home.node != self.node {
-            let request = Request::Flush { to, namespace: namespace.clone() };
-            let left = deadline.saturating_duration_since(Instant::now());
-            return matches!(self.call(home.node, &request, left).await, Ok(Answer::Flushed));
-        }
-        let answer = {
-            let now = self.now();
-            let mut state = self.lock();
-            let (tag, answer) = state.parked.caller();
-            let outputs = state.home.flush(tag, to, namespace, now);
-            self.carry_out_home(&mut state, outputs);
-            answer
-        };
-        matches!(timeout_at(deadline, answer).await, Ok(Ok(Answer::Flushed)))
-    }
-
     /// The value, or the right to fill it in for `lease`; waits up to `wait` for somebody else who does.
     pub async fn load(
         &self,
@@ -155,6 +117,7 @@ impl Cache {
         let began = Instant::now();
         let deadline = began + wait + timeout;
         if let Some(entry) = self.get_local(&key) {
+            count(&self.counts.local_hits);
             return Ok(Loaded::Hit(entry));
         }
         let mut pause = RETRY;
@@ -164,15 +127,37 @@ impl Cache {
             match self.load_once(load, deadline).await {
                 Some(Answer::Value(value)) => {
                     if let Some(held) = value.held {
+                        count(&self.counts.home_reads);
                         return Ok(Loaded::Hit(Entry::new(held, 'I', false)));
                     }
                 }
-                Some(Answer::Fill { token, left }) => return Ok(Loaded::Fill { token, left }),
-                Some(Answer::Loading { left }) => return Ok(Loaded::Loading { left }),
+                Some(Answer::Fill { token, left }) => {
+                    count(&self.counts.misses);
+                    return Ok(Loaded::Fill { token, left });
+                }
+                Some(Answer::Loading { left }) => {
+                    count(&self.counts.misses);
+                    return Ok(Loaded::Loading { left });
+                }
+                Some(Answer::Refused(Refusal::Overloaded)) => return Err(Error::Overloaded),
+                Some(Answer::Refused(Refusal::Full)) => return Err(Error::Full),
                 _ => {}
             }
             self.wait_for_change(deadline, &mut pause).await?;
         }
+    }
+
+    fn load_here(&self, load: Load) -> oneshot::Receiver<Answer> {
+        let now = self.now();
+        let mut state = self.lock();
+        let (tag, answer) = match state.parked.caller() {
+            Ok(parked) => parked,
+            Err(refused) => return refused,
+        };
+        let outputs = state.home.load(tag, None, load, now);
+        self.carry_out_home(&mut state, outputs);
+        self.due.notify_one();
+        answer
     }
 
     async fn load_once(&self, load: Load, deadline: Instant) -> Option<Answer> {
@@ -180,14 +165,7 @@ impl Cache {
         let route = self.lock().route(&load.key, self.node, now);
         match route {
             Route::Own => {
-                let answer = {
-                    let mut state = self.lock();
-                    let (tag, answer) = state.parked.caller();
-                    let outputs = state.home.load(tag, None, load, now);
-                    self.carry_out_home(&mut state, outputs);
-                    self.due.notify_one();
-                    answer
-                };
+                let answer = self.load_here(load);
                 timeout_at(deadline, answer).await.ok()?.ok()
             }
             Route::Remote(home) => {

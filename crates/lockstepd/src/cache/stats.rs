@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lockstep_core::cache::home::STALL_BOUNDS_MS;
 
 use super::Cache;
+use crate::metrics::Kept;
 
 /// Reads by where they were answered.
 #[derive(Default)]
@@ -35,6 +36,16 @@ pub struct Figures {
 }
 
 impl Cache {
+    /// How long writes took at this home, in seconds.
+    pub fn stalls(&self) -> Kept {
+        let state = self.lock();
+        let stats = state.home.stats();
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds of a process stay far below 2^53")]
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        let bounds = STALL_BOUNDS_MS.iter().map(|ms| seconds(*ms)).chain([f64::INFINITY]);
+        Kept { sum: seconds(stats.stalls_ms), buckets: bounds.zip(stats.stalls).collect() }
+    }
+
     /// Everything that is counted.
     pub fn figures(&self) -> Figures {
         let state = self.lock();

@@ -74,6 +74,9 @@ pub enum Error {
     /// The home remembers as many requests, or holds as many bytes, as it may; nothing was done.
     #[error("full")]
     Full,
+    /// As many requests wait at the home as may; nothing was done.
+    #[error("overloaded")]
+    Overloaded,
 }
 
 /// What a write came to.
@@ -129,6 +132,9 @@ impl From<Write> for message::Write {
     }
 }
 
+/// The default of [`Limits::waiting_max`].
+pub const WAITING_MAX: usize = 16_384;
+
 /// How much memory the cache may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -138,11 +144,19 @@ pub struct Limits {
     pub copy_bytes: usize,
     /// Copies in the processes of clients.
     pub near: lockstep_core::cache::near::Limits,
+    /// Requests that wait at this home at once, of all nodes together; above it they are refused at
+    /// once. Those that end a wait, or that nodes owe each other, are not counted.
+    pub waiting_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { home_bytes: 256 << 20, copy_bytes: 128 << 20, near: Default::default() }
+        Self {
+            home_bytes: 256 << 20,
+            copy_bytes: 128 << 20,
+            near: Default::default(),
+            waiting_max: WAITING_MAX,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! the feed has forgotten what it has not read. It promises less than a near cache: no write waits for
 //! a watcher.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,12 @@ pub struct EventId {
     pub process: u32,
     /// Counted by the process.
     pub seq: u64,
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.process, self.seq)
+    }
 }
 
 /// What a watcher wants to hear of.

@@ -146,7 +146,10 @@ impl Cache {
     fn start_write(&self, write: &message::Write) -> oneshot::Receiver<Answer> {
         let now = self.now();
         let mut state = self.lock();
-        let (tag, answer) = state.parked.caller();
+        let (tag, answer) = match state.parked.caller() {
+            Ok(parked) => parked,
+            Err(refused) => return refused,
+        };
         let outputs = state.home.write_own(tag, write.clone(), now);
         self.carry_out_home(&mut state, outputs);
         answer
@@ -195,6 +198,7 @@ fn refused(refusal: Refusal, maybe: bool) -> Attempt {
         // A home that does not know the namespace is behind the log: it was looked at before.
         Refusal::NotHome | Refusal::NoNamespace | Refusal::Owned => return Attempt::NotDone,
         Refusal::Full => Error::Full,
+        Refusal::Overloaded => Error::Overloaded,
         Refusal::NoLease => Error::HomeUnavailable,
     };
     Attempt::Over(Err(error))

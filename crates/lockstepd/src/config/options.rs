@@ -104,7 +104,11 @@ pub struct Options {
     /// Keys that one near cache may hold [default: 50000].
     #[arg(long, env = "LOCKSTEP_NEAR_KEYS_MAX", value_name = "N", help_heading = "Limits")]
     pub near_keys_max: Option<usize>,
-    /// Requests to the cache in hand at once, hits of a node's memory not counted [default: 4096].
+    /// Requests of all nodes that may wait at this node for the cache's keys at once [default: 16384].
+    #[arg(long, env = "LOCKSTEP_CACHE_WAITING_MAX", value_name = "N", help_heading = "Limits")]
+    pub cache_waiting_max: Option<usize>,
+    /// Requests to the cache in hand at once, hits of a node's memory not counted; and as many again that
+    /// wait for others [default: 4096].
     #[arg(long, env = "LOCKSTEP_REQUESTS_MAX", value_name = "N", help_heading = "Limits")]
     pub requests_max: Option<usize>,
 }

@@ -307,6 +307,10 @@ impl From<cache::Error> for Fault {
             cache::Error::OutOfRange => {
                 Self::new(Code::OutOfRange, "The sum does not fit into 64 bits, and nothing was changed.")
             }
+            cache::Error::Overloaded => Self::new(
+                Code::Overloaded,
+                "As many requests wait at this key's home as may, and nothing was done. Ask again after a pause.",
+            ),
             cache::Error::Full => Self::new(
                 Code::CacheFull,
                 "The key's home holds as much as it may until others have forgotten what it evicts. Ask again after a pause.",

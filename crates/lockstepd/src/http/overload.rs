@@ -1,8 +1,9 @@
 //! Refusing early: a node that has as many requests to its cache in hand as it may says so at once.
 //!
-//! Locks and queues are bounded where they wait for the log; requests that park on purpose are no load,
-//! and what people look at when a node is overloaded is always answered. Neither are hits of this node's
-//! memory counted, which are answered before they could wait for anything.
+//! Locks and queues are bounded where they wait for the log, and what waits at a home for the cache's
+//! protocol is bounded there. Requests that park on purpose have as much room again, beside the others.
+//! What people look at when a node is overloaded is always answered. Neither are hits of this node's memory
+//! counted, which are answered before they could wait for anything.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +13,11 @@ use super::error::Fault;
 
 /// Requests to the cache that are being answered.
 #[derive(Default)]
-pub(super) struct InHand(AtomicUsize);
+pub(super) struct InHand {
+    working: AtomicUsize,
+    /// They wait for somebody else, for as long as they said.
+    parked: AtomicUsize,
+}
 
 /// Room for one request, until it is dropped.
 #[derive(Debug)]
@@ -21,11 +26,14 @@ pub(super) struct Place<'a>(Option<&'a AtomicUsize>);
 impl InHand {
     /// Makes room for a request, if it counts, among `max`.
     pub(super) fn enter(&self, path: &str, max: usize) -> Result<Place<'_>, Fault> {
-        if !counts(path) {
-            return Ok(Place(None));
-        }
-        let place = Place(Some(&self.0));
-        if self.0.fetch_add(1, Ordering::Relaxed) < max {
+        let count = match path {
+            "/cache/near/close" | "/cache/stats" => return Ok(Place(None)),
+            "/cache/load" | "/cache/near/sync" => &self.parked,
+            path if path.starts_with("/cache/") => &self.working,
+            _ => return Ok(Place(None)),
+        };
+        let place = Place(Some(count));
+        if count.fetch_add(1, Ordering::Relaxed) < max {
             return Ok(place);
         }
         Err(Fault::new(
@@ -43,11 +51,6 @@ impl Drop for Place<'_> {
     }
 }
 
-fn counts(path: &str) -> bool {
-    const PARK: [&str; 4] = ["/cache/load", "/cache/near/sync", "/cache/near/close", "/cache/stats"];
-    path.starts_with("/cache/") && !PARK.contains(&path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,9 +60,13 @@ mod tests {
         let in_hand = InHand::default();
         let first = in_hand.enter("/cache/set", 1).expect("there is room");
         assert!(in_hand.enter("/cache/get", 1).is_err());
-        for path in ["/health", "/metrics", "/lock/acquire", "/cache/near/sync"] {
+        for path in ["/health", "/metrics", "/lock/acquire", "/cache/near/close", "/cache/stats"] {
             assert!(in_hand.enter(path, 1).is_ok(), "{path} is not counted");
         }
+        let parked = in_hand.enter("/cache/load", 1).expect("they have room of their own");
+        assert!(in_hand.enter("/cache/near/sync", 1).is_err());
+        drop(parked);
+        assert!(in_hand.enter("/cache/load", 1).is_ok());
         drop(first);
         assert!(in_hand.enter("/cache/get", 1).is_ok());
     }

@@ -1,8 +1,10 @@
 //! The cache's routes on three real nodes: what one node has answered, every other one knows.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::kit::{Answer, Cluster, Http};
+use crate::kit::{Answer, Cluster, Http, eventually};
 
 async fn ok(node: Http, target: &str, body: Value) -> Value {
     let answer = node.post(target, &body).await.unwrap();
@@ -75,6 +77,17 @@ async fn counters_batches_loads_namespaces_and_flushes_work_from_any_node() {
     for node in [one, two, three] {
         assert_eq!(get(node, "k=n&namespace=s").await.code(), "miss");
         assert_eq!(get(node, "k=n").await.json["value"], 13, "another namespace");
+        let figures = [
+            "lockstep_state{name=\"cache\",of=\"flushes\"} 1\n",
+            "lockstep_state{name=\"cache\",of=\"disagreements\"} 0\n",
+            "lockstep_cache_write_stall_seconds_bucket{le=\"0.025\"} ",
+            "lockstep_cache_write_stall_seconds_bucket{le=\"+Inf\"} ",
+        ];
+        eventually("the figures are shown", Duration::from_secs(20), || async move {
+            let text = node.get("/metrics").await.ok()?.text;
+            figures.iter().all(|figure| text.contains(figure)).then_some(())
+        })
+        .await;
     }
 }
 
@@ -151,6 +164,12 @@ async fn a_guard_with_an_older_token_is_fenced_at_the_home() {
     let read = |token: u64| format!("k=k&guard_lock=l&guard_token={token}");
     assert_eq!(get(three, &read(tokens[1])).await.status, 200);
     assert_eq!(get(three, &read(tokens[0])).await.code(), "fenced");
+    let flush = |token: u64| json!({"guard": {"lock": "l", "token": token}});
+    refused(one, "/cache/flush", flush(tokens[0]), 412, "fenced").await;
+    assert_eq!(get(two, "k=k").await.json["value"], tokens[1], "nothing was emptied");
+    ok(one, "/cache/flush", flush(tokens[1])).await;
+    assert_eq!(get(two, "k=k").await.code(), "miss");
+    ok(three, "/cache/set", set(tokens[1])).await;
     let forged = json!({"key": "k", "value": 1, "guard": {"lock": "l", "token": 1_000_000_000_000_000_u64}});
     refused(one, "/cache/set", forged, 412, "unknown_token").await;
     let lost = json!({"key": "k2", "value": 1, "guard": {"lock": "l", "token": tokens[0], "strict": true}});

@@ -189,7 +189,7 @@ impl Clients {
 
     async fn flush(&self) {
         let begun = now();
-        match self.node.cache.flush(DEFAULT, ASKED.timeout).await {
+        match self.node.cache.flush(DEFAULT, None, ASKED.timeout).await {
             Ok(()) => self.history.add(self.id, begun, What::Flushed),
             Err(error) => self.failed("flush", begun, &error),
         }

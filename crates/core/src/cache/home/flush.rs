@@ -9,6 +9,7 @@ use super::{Home, Output};
 use crate::cache::Tag;
 use crate::cache::feed::News;
 use crate::cache::message::{Addressee, Answer, Forget, Order, Refusal};
+use crate::guards::Guard;
 use crate::names::NodeId;
 use crate::stamp::Millis;
 
@@ -21,7 +22,8 @@ struct Flush {
     seq: u64,
     ring_epoch: u64,
     awaiting: BTreeSet<NodeId>,
-    tags: Vec<Tag>,
+    /// Who asked for it, and under what.
+    asked: Vec<(Tag, Option<Guard>)>,
 }
 
 impl Flushes {
@@ -41,6 +43,18 @@ impl Home {
     /// Empties a namespace, for somebody who knows the very ring that we know. Answered under `tag`
     /// when no copy of what was there can be read.
     pub fn flush(&mut self, tag: Tag, to: Addressee, namespace: &Arc<str>, now: Millis) -> Vec<Output> {
+        self.flush_under(None, tag, to, namespace, now)
+    }
+
+    /// Like [`Self::flush`], unless a newer token of the guard's lock is seen here before it is done.
+    pub fn flush_under(
+        &mut self,
+        guard: Option<Guard>,
+        tag: Tag,
+        to: Addressee,
+        namespace: &Arc<str>,
+        now: Millis,
+    ) -> Vec<Output> {
         let mut outputs = Vec::new();
         let is_ready = self.tenure.is_meant(to)
             && to.ring_epoch == self.tenure.ring_epoch()
@@ -52,7 +66,7 @@ impl Home {
             return outputs;
         }
         if let Some(flush) = self.flushes.0.get_mut(namespace) {
-            flush.tags.push(tag);
+            flush.asked.push((tag, guard));
             return outputs;
         }
         self.next_seq += 1;
@@ -63,7 +77,7 @@ impl Home {
             let what = Forget::Namespace { namespace: namespace.clone() };
             outputs.push(Output::Forget { to: *to, order: Order { home, seq, what } });
         }
-        let flush = Flush { seq, ring_epoch: to.ring_epoch, awaiting, tags: vec![tag] };
+        let flush = Flush { seq, ring_epoch: to.ring_epoch, awaiting, asked: vec![(tag, guard)] };
         self.flushes.0.insert(namespace.clone(), flush);
         self.complete_flushes(now, &mut outputs);
         outputs
@@ -78,15 +92,21 @@ impl Home {
         let over: Vec<Arc<str>> = self.flushes.0.iter().filter_map(over).collect();
         for namespace in over {
             let Some(flush) = self.flushes.0.remove(&namespace) else { continue };
-            let answer = if flush.ring_epoch == ring_epoch {
+            let mut answers: Vec<(Tag, Answer)> = Vec::new();
+            for (tag, guard) in flush.asked {
+                let answer = match guard.map_or(Ok(()), |guard| self.marks.check(&guard)) {
+                    _ if flush.ring_epoch != ring_epoch => Answer::Refused(Refusal::NotHome),
+                    Ok(()) => Answer::Flushed,
+                    Err(refusal) => Answer::Refused(Refusal::Guard(refusal)),
+                };
+                answers.push((tag, answer));
+            }
+            if answers.iter().any(|(_, answer)| *answer == Answer::Flushed) {
                 self.lines.flush(&namespace);
                 outputs.push(Output::News(News::Flushed { namespace: namespace.clone() }));
                 self.stats.flushes += 1;
-                Answer::Flushed
-            } else {
-                Answer::Refused(Refusal::NotHome)
-            };
-            outputs.extend(flush.tags.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
+            }
+            outputs.extend(answers.into_iter().map(|(tag, answer)| Output::Answer { tag, answer }));
         }
     }
 
@@ -94,7 +114,8 @@ impl Home {
     pub(super) fn abandon_flushes(&mut self, outputs: &mut Vec<Output>) {
         for flush in std::mem::take(&mut self.flushes.0).into_values() {
             let answer = Answer::Refused(Refusal::NotHome);
-            outputs.extend(flush.tags.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
+            let told = flush.asked.into_iter();
+            outputs.extend(told.map(|(tag, _)| Output::Answer { tag, answer: answer.clone() }));
         }
     }
 }

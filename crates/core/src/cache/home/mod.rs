@@ -187,6 +187,17 @@ impl Home {
         }
     }
 
+    /// Like [`Self::guard`], for work on all keys.
+    pub fn fence(&mut self, to: Addressee, guard: &Guard, now: Millis) -> Answer {
+        if !self.tenure.is_meant(to) || !self.tenure.is_open(now) {
+            return Answer::Refused(Refusal::NotHome);
+        }
+        match self.marks.check(guard) {
+            Ok(()) => Answer::Guarded,
+            Err(refusal) => Answer::Refused(Refusal::Guard(refusal)),
+        }
+    }
+
     /// Lets `from` go on reading its copies.
     pub fn renew(&mut self, from: NodeId, to: Addressee, now: Millis) -> Answer {
         if !self.tenure.is_meant(to) || !self.tenure.is_open(now) {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::lines::{Owner, Queued};
+use super::lines::{self, Owner, Queued};
 use super::{Home, Output};
 use crate::cache::message::{Addressee, Answer, Grant, Held, Refusal, Value, Wish};
 use crate::cache::{Key, Tag, Version, space};
@@ -138,7 +138,16 @@ impl Home {
     fn is_keepable(&self, key: &str) -> bool {
         let is_changing = self.lines.get(key).is_some_and(|line| line.pending.is_some())
             || self.flushes.is_flushing(space::of(key));
-        !is_changing && self.lines.staying(None) <= self.bytes_max
+        !is_changing && self.lines.staying(None) <= self.bytes_max && self.is_worth_its_room(key)
+    }
+
+    /// An absence is kept only where no value has to make room for it.
+    fn is_worth_its_room(&self, key: &str) -> bool {
+        if self.lines.get(key).is_some_and(|line| line.value.is_some() || !line.sharers.is_empty()) {
+            return true;
+        }
+        let room = |namespace, max| self.lines.staying(namespace) + lines::cost(key, 0) <= max;
+        room(None, self.bytes_max) && room(Some(space::of(key)), self.share(key))
     }
 
     fn register(

@@ -14,8 +14,10 @@ use super::*;
 use crate::peer::{Error as PeerError, Handler, Lane, Service};
 
 mod facts;
+mod figures;
 mod life;
 mod moves;
+mod overload;
 mod watching;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -97,11 +99,15 @@ impl Cluster {
     }
 
     async fn with_membership(membership: Duration) -> Self {
+        Self::with(membership, Limits::default()).await
+    }
+
+    async fn with(membership: Duration, limits: Limits) -> Self {
         let (net, clock) = (Arc::new(Net::default()), Clock::tokio());
         let nodes: BTreeMap<u64, Arc<Cache>> = (1..=3)
             .map(|n| {
                 let link = Arc::new(Link(net.clone(), NodeId(n)));
-                (n, Cache::new(NodeId(n), clock.clone(), link, Limits::default()))
+                (n, Cache::new(NodeId(n), clock.clone(), link, limits))
             })
             .collect();
         *net.caches.lock().unwrap() = nodes.iter().map(|(n, cache)| (NodeId(*n), cache.clone())).collect();
@@ -156,6 +162,12 @@ impl Cluster {
     /// The value at `node` and whether it came from its own memory.
     async fn get(&self, node: u64, key: &str) -> Option<(String, bool)> {
         text(self.nodes[&node].get(&key.into(), false, 5 * SECOND).await.unwrap())
+    }
+
+    /// A figure of `node`, by name.
+    fn figure(&self, node: u64, name: &str) -> u64 {
+        let plain = self.nodes[&node].figures().plain;
+        plain.into_iter().find(|(of, _)| *of == name).unwrap_or_else(|| panic!("{name}")).1
     }
 
     fn local(&self, node: u64, key: &str) -> Option<String> {

@@ -82,7 +82,7 @@ async fn a_flush_empties_every_home_and_every_copy_of_one_namespace_alone() {
         cluster.get(2, &format!("k{n}")).await;
     }
     cluster.set(1, &other, "kept").await.unwrap();
-    cluster.nodes[&3].flush(DEFAULT, 5 * SECOND).await.unwrap();
+    cluster.nodes[&3].flush(DEFAULT, None, 5 * SECOND).await.unwrap();
     for n in 0..9 {
         assert_eq!(cluster.local(2, &format!("k{n}")), None);
         assert_eq!(cluster.get(1, &format!("k{n}")).await, None);
@@ -121,10 +121,8 @@ async fn the_auditor_compares_copies_and_finds_one_that_was_changed_behind_the_p
     let key = cluster.key_at(1);
     cluster.set(1, &key, "a").await.unwrap();
     cluster.get(2, &key).await;
-    let figure = |name: &str| {
-        let plain = cluster.nodes[&2].figures().plain;
-        plain.into_iter().find(|(of, _)| *of == name).unwrap().1
-    };
+    let (log, _logging) = figures::Log::listen();
+    let figure = |name: &str| cluster.figure(2, name);
     tokio::time::sleep(4 * SECOND).await;
     assert!(figure("audited_copies") > 0);
     assert_eq!(figure("disagreements"), 0);
@@ -142,4 +140,5 @@ async fn the_auditor_compares_copies_and_finds_one_that_was_changed_behind_the_p
     cluster.get(2, &key).await;
     tokio::time::sleep(3 * SECOND).await;
     assert!(figure("disagreements") > 0);
+    assert!(log.text().contains("is not what its home committed"), "{}", log.text());
 }

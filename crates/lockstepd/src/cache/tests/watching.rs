@@ -56,10 +56,10 @@ async fn a_watcher_hears_of_every_change_whoever_makes_it_and_wherever_its_home_
         let version = cluster.nodes[&2].write(delete, SECOND).await.unwrap().version;
         assert_eq!(words(&all(&mut watch).await), [changed(&key, version, Became::Deleted)]);
     }
-    cluster.nodes[&3].flush(DEFAULT, SECOND).await.unwrap();
+    cluster.nodes[&3].flush(DEFAULT, None, SECOND).await.unwrap();
     let flushed = Event::News(News::Flushed { namespace: DEFAULT.into() });
     assert_eq!(words(&all(&mut watch).await), vec![flushed; 3], "once for each home");
-    cluster.nodes[&3].flush("back", SECOND).await.unwrap();
+    cluster.nodes[&3].flush("back", None, SECOND).await.unwrap();
     assert_eq!(all(&mut watch).await, [], "another namespace");
     // Nothing is said for a while.
     let quiet = tokio::time::timeout(6 * SECOND, watch.next()).await.unwrap().unwrap();

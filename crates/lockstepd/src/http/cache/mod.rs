@@ -117,7 +117,9 @@ fn version(field: &str, text: &str) -> Result<Version, Fault> {
         let (epoch, counter) = text.split_once('.')?;
         Some(Version { epoch: epoch.parse().ok()?, counter: counter.parse().ok()? })
     };
-    parse().ok_or_else(|| Fault::bad(format!("{field} must be as a reply showed it, such as \"7.1834\".")))
+    // Other ways to write the same numbers, such as +7.01, were never shown to anybody.
+    let version = parse().filter(|version: &Version| version.to_string() == text);
+    version.ok_or_else(|| Fault::bad(format!("{field} must be as a reply showed it, such as \"7.1834\".")))
 }
 
 fn versions(if_version: Option<&str>, if_absent: bool) -> Result<Option<Version>, Fault> {
@@ -130,4 +132,19 @@ fn versions(if_version: Option<&str>, if_absent: bool) -> Result<Option<Version>
 fn written(key: String, written: Written) -> Result<wire::Written, Fault> {
     let version = written.version.ok_or(Error::OutcomeUnknown)?;
     Ok(wire::Written { key, version: version.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_read_as_it_was_shown_and_in_no_other_way() {
+        assert_eq!(version("if_version", "7.1834").unwrap(), Version { epoch: 7, counter: 1834 });
+        for text in ["", ".", "7", "7.", ".7", "7.1.2", "-1.2", "+7.1", "07.1", "7.01", " 7.1", "7.1 ", "7,1"]
+        {
+            assert!(version("if_version", text).is_err(), "{text:?}");
+        }
+        assert!(version("if_version", "7.18446744073709551616").is_err(), "no number of 64 bits");
+    }
 }

@@ -7,6 +7,7 @@ use axum::response::Response;
 use lockstep_client::wire::{self, Code};
 use lockstep_core::cache::message::Place;
 use lockstep_core::command::NamespaceOp;
+use lockstep_core::guards::Guard;
 use lockstep_core::names::{NodeId, ShardId};
 use lockstep_core::{Op, Reply};
 use serde_json::json;
@@ -17,7 +18,7 @@ use crate::cache::{Line, Loaded};
 use crate::http::body::{Json, Query, asked};
 use crate::http::error::Fault;
 use crate::http::limits::{BYTES_MAX, DELAY_MS_MAX, LOAD_LEASE_MS_MAX, WAIT_MS_MAX};
-use crate::http::names::{name, request_id, within};
+use crate::http::names::{guard, name, request_id, within};
 use crate::http::{Shared, fresh, reply};
 
 pub(crate) async fn namespace(State(gate): Shared, body: Json<wire::Namespace>) -> Result<Response, Fault> {
@@ -59,9 +60,15 @@ pub(crate) async fn namespace(State(gate): Shared, body: Json<wire::Namespace>) 
 
 pub(crate) async fn flush(State(gate): Shared, body: Json<wire::Flush>) -> Result<Response, Fault> {
     let api = gate.api()?;
-    body.value.request_id.as_deref().map(request_id).transpose()?;
-    let namespace = known(api, body.value.namespace).await?;
-    api.cache.flush(&namespace, api.limits.flush_time).await.map_err(|_| {
+    let wire::Flush { namespace, guard: guarded, request_id: id } = body.value;
+    id.as_deref().map(request_id).transpose()?;
+    let claim = guard(guarded)?;
+    let namespace = known(api, namespace).await?;
+    let work = |guard: Option<Guard>| {
+        let flushed = api.cache.flush(&namespace, guard, api.limits.flush_time);
+        async move { super::fence(flushed.await) }
+    };
+    api.router.guarded(claim.as_ref(), api.limits.request_time, work).await?.map_err(|_| {
         Fault::new(
             Code::OutcomeUnknown,
             "Not every node has emptied it in time. Flush again; twice is harmless.",

@@ -50,11 +50,11 @@ impl sse::Source for Watch {
 
 fn event_id(text: &str) -> Option<EventId> {
     let (process, seq) = text.split_once('.')?;
-    Some(EventId { process: process.parse().ok()?, seq: seq.parse().ok()? })
+    let id = EventId { process: process.parse().ok()?, seq: seq.parse().ok()? };
+    (id.to_string() == text).then_some(id)
 }
 
-fn word(EventId { process, seq }: EventId, event: Event) -> Sent {
-    let id = format!("{process}.{seq}");
+fn word(id: EventId, event: Event) -> Sent {
     let told = match event {
         Event::Alive => return sse::alive(id),
         Event::Reset(why) => {
