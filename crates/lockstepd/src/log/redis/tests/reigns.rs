@@ -50,3 +50,26 @@ async fn leadership_is_handed_over_at_once() {
     assert_eq!(leader(&cluster, Some(old)).await, other);
     assert!(begun.elapsed() < Duration::from_secs(10), "it waited for an election time-out");
 }
+
+#[tokio::test]
+async fn entries_wake_nobody_who_waits_for_a_change_of_leader() {
+    let redis = RedisServer::start();
+    let cluster = Cluster::new(&redis, 0, calm());
+    let first = leader(&cluster, None).await;
+    let log = cluster.log(first);
+    let before = log.propose(acquire(1, "a", 600_000)).await.unwrap();
+    let mut waiting: Vec<_> = all().into_iter().map(|node| cluster.log(node).status()).collect();
+    for node in all() {
+        cluster.caught_up(node, first).await;
+    }
+    waiting.iter_mut().for_each(watch::Receiver::mark_unchanged);
+    for seq in 2..=20 {
+        log.propose(acquire(seq, &format!("{seq}"), 600_000)).await.unwrap();
+    }
+    for (node, status) in all().into_iter().zip(&waiting) {
+        cluster.caught_up(node, first).await;
+        assert!(!status.has_changed().unwrap(), "{node} has told everybody of an entry");
+        assert!(status.borrow().applied > before.index, "but whoever looks sees how far it is");
+    }
+    assert!(log.barrier().await.unwrap().0 >= before.index.0 + 19, "who waits for just that is woken");
+}
