@@ -111,8 +111,8 @@ async fn a_snapshot_that_finds_no_room_leaves_nothing_behind() {
         let reader = cluster.reader().await;
         cluster.writer(reader.tail.epoch).write(reader.tail, reader.state.freeze(), false).await
     };
-    // Room for one of its chunks.
-    let limit = (used(&redis) + (1_400 << 10)) * 100 / 95;
+    // Room for one of its three chunks, while the next is on its way.
+    let limit = (used(&redis) + (2_500 << 10)) * 100 / 95;
     redis.cli(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
     let Err(link::Failed::Not(why)) = write().await else { panic!("it was written") };
     assert!(why.contains("kept for what must always fit"), "{why}");
