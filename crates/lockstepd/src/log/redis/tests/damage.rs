@@ -179,6 +179,7 @@ async fn a_chunk_that_newer_snapshots_have_replaced_is_no_damage() {
     let (cluster, leader, first) = with_chunks(&redis).await;
     let mut late = cluster.reader().await;
     let there = cluster.chunks();
+    let before = snapshot::pointer(&mut late.link, &late.keys).await.unwrap().unwrap();
     // All but the first message are done: it is copied out of its chunk, which goes.
     let (queue, visibility) = (QueueName("q".into()), Some(Millis(600_000)));
     let receive = Op::Queue(QueueOp::Receive { queue, max: 60, visibility, session: None });
@@ -198,6 +199,10 @@ async fn a_chunk_that_newer_snapshots_have_replaced_is_no_damage() {
     let state = Arc::clone(&late.state);
     let old = tokio::task::spawn_blocking(move || state.body(first)).await.unwrap();
     assert!(old.is_err(), "the old chunk was read: the test proves nothing");
+    let now = snapshot::replaced(&mut late.link, &late.keys, before, "a chunk").await.unwrap();
+    assert!(now.at.index > before.at.index, "a reader that was at the older one goes on with the newer");
+    let damage = snapshot::replaced(&mut late.link, &late.keys, now, "a chunk").await;
+    assert!(matches!(damage, Err(Fault::Broken(_))), "{damage:?}");
     let mut look = async || lookup::body(&mut late.link, &late.keys, &late.state, first).await;
     assert_eq!(look().await, Ok(Some(body_of(1, 5_000))));
     // Then nobody needs any of them, which that one cannot know.
