@@ -152,6 +152,8 @@ impl Serve {
     pub fn from_options(options: &Options) -> Result<Self, Error> {
         let node = options.node_id;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        // One that is unknown may be what makes another flag seem to be missing.
+        let store = store(options.store.as_deref())?;
         options.require_all()?;
         let members = members::parse(&text(&options.members))?;
         let node = NodeId(node.unwrap_or_default());
@@ -164,7 +166,7 @@ impl Serve {
             members,
             advertise: advertised(options.advertise.as_deref(), http)?,
             data: options.data.clone().unwrap_or_default(),
-            store: store(options.store.as_deref())?,
+            store,
             queue_shards: options
                 .queue_shards
                 .map(|count| within("--queue-shards", count, 1, 256))

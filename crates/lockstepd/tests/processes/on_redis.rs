@@ -433,3 +433,36 @@ async fn a_damaged_stream_ends_the_node_with_a_sentence() {
     assert_eq!(status.code(), Some(1));
     assert!(cluster.node(1).log_text().contains("was not written by Lockstep"));
 }
+
+#[tokio::test]
+async fn a_message_whose_chunk_was_deleted_ends_the_node_and_is_never_served() {
+    let redis = RedisServer::start();
+    let settings = Settings::on_redis(1, &redis.url()).with("--snapshot-bytes", "65536");
+    let mut cluster = Cluster::start_with(settings.with("--queue-shards", "1")).await;
+    let chunks = || redis.cli(&["KEYS", "{lockstep:default:1}:bodies:*"]);
+    let payload = "x".repeat(10_000);
+    let node = cluster.http(1);
+    eventually("bodies are in chunks", RECOVERY, || async {
+        let push = json!({"key": "k", "payload": payload});
+        assert_eq!(node.post("/queue/push", &push).await.unwrap().status, 200);
+        (chunks().lines().count() >= 2).then_some(())
+    })
+    .await;
+    // No longer in its memory.
+    cluster.kill_all();
+    cluster.start_all();
+    cluster.all_ready().await;
+    for chunk in chunks().lines() {
+        redis.cli(&["DEL", chunk]);
+    }
+    let popped = tokio::spawn({
+        let node = cluster.http(1);
+        async move { node.get("/queue/pop").await }
+    });
+    let status = cluster.node(1).ended(RECOVERY).await;
+    assert_eq!(status.code(), Some(1));
+    let said = cluster.node(1).log_text();
+    assert!(said.contains("somebody deleted or changed keys") && said.contains("Restore Redis"), "{said}");
+    let served = popped.await.unwrap().is_ok_and(|answer| answer.status == 200);
+    assert!(!served, "a message was served whose body is gone");
+}

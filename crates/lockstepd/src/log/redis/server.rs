@@ -173,13 +173,26 @@ impl Server {
                  authority as `ca` in --store: rediss://{host}:{port}?ca=/path/ca.pem"
             ));
         }
+        if text.contains("in cluster mode") {
+            return Refusal::Mistake(format!(
+                "Redis at {host}:{port} is part of a Redis Cluster, which has only database 0. Leave the database out \
+                 of --store"
+            ));
+        }
+        if error.kind() == ErrorKind::Parse {
+            return Refusal::Mistake(format!(
+                "{host}:{port} answers, but not as Redis does. Correct host and port in --store"
+            ));
+        }
         if text.contains("DB index") {
             return Refusal::Mistake(format!(
                 "Redis at {host}:{port} has no database {} ({text}). Use another one in --store",
                 self.address.db
             ));
         }
-        Refusal::Away(format!("cannot reach Redis at {host}:{port}: {text}"))
+        let tls =
+            if self.address.tls { " (rediss:// asks for TLS: is that what its port speaks?)" } else { "" };
+        Refusal::Away(format!("cannot reach Redis at {host}:{port}: {text}{tls}"))
     }
 
     fn silent(&self, host: &str, port: u16) -> Refusal {
@@ -231,7 +244,7 @@ async fn owner(
         _ => None,
     });
     owner.ok_or_else(|| {
-        Refusal::Away(format!("nobody in the Redis Cluster at {host} holds slot {slot}: is it complete?"))
+        Refusal::Away(format!("nobody in the Redis Cluster at {host} holds slot {slot}: it is not complete"))
     })
 }
 

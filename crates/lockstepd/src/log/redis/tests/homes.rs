@@ -100,3 +100,25 @@ async fn each_server_of_a_redis_cluster_is_warned_of_by_itself() {
     server.connect("any").await.unwrap();
     assert_eq!(server.warnings(), first, "what was mended is no longer said");
 }
+
+#[tokio::test]
+async fn what_is_no_redis_and_what_it_cannot_do_is_said() {
+    let redis = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    let server = |url: &str| Server::new(Address::parse(url).unwrap()).unwrap();
+    let web = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let not_redis = format!("redis://{}", web.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = web.accept().await {
+            let said = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut client, said).await;
+        }
+    });
+    for (url, why) in [
+        (not_redis, "answers, but not as Redis does"),
+        (format!("{}/3", redis.url()), "has only database 0"),
+        (redis.url(), "it is not complete"),
+    ] {
+        let said = server(&url).connect("any").await.err().unwrap().to_string();
+        assert!(said.contains(why) && !said.contains('\n'), "{url}: {said}");
+    }
+}
