@@ -210,7 +210,8 @@ if ! with_redis; then
     "${compose[@]}" rm --force --stop "$leader" >>"$work/up.log" 2>&1
     docker volume rm "${COMPOSE_PROJECT_NAME}_$leader" >/dev/null
     "${compose[@]}" up --detach "$leader" >>"$work/up.log" 2>&1
-    refused() { "${compose[@]}" logs "$leader" 2>&1 | grep -m 1 -o 'has an empty data directory, but node . knows it'; }
+    # All of the log first: who is no longer read from fails, and with it the whole pipe.
+    refused() { grep -m 1 -o 'has an empty data directory, but node . knows it' <<<"$("${compose[@]}" logs "$leader" 2>&1)"; }
     for _ in $(seq 120); do refused >/dev/null && break; sleep 0.5; done
     refused || fail "$leader came back empty"
 fi

@@ -117,6 +117,7 @@ async fn a_snapshot_writer_that_ends_anywhere_leaves_a_whole_state() {
 #[tokio::test]
 async fn a_fail_over_that_loses_entries_is_noticed_and_tokens_go_on_above_all_of_them() {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
+    master.cli(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
     replica.cli(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
     let proxy = Proxy::start(master.port).await;
     let mut cluster = Cluster::new(&master, 0, fast());
