@@ -98,8 +98,9 @@ pub enum Request {
     /// To every other member, before its sender serves keys that are new to it: stop serving what
     /// is no longer yours under this ring, and send its lines. Answered by [`Answer::Sealed`].
     Seal {
-        /// The sender's ring epoch.
-        ring_epoch: u64,
+        /// The process that the sender's ring names, and that ring: no other process can answer for
+        /// what this one has let others read.
+        to: Addressee,
         /// How many lines of this move the sender has already.
         have: u64,
     },

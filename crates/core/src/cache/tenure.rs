@@ -238,8 +238,8 @@ impl Tenure {
 
     /// The members whose seal under the current ring is still awaited.
     #[must_use]
-    pub fn unsealed(&self) -> Vec<NodeId> {
-        self.unsealed.iter().copied().collect()
+    pub fn unsealed(&self) -> Vec<Origin> {
+        self.origins().filter(|origin| self.unsealed.contains(&origin.node)).collect()
     }
 
     /// Whether `member` still has to seal under `ring_epoch`.

@@ -200,7 +200,8 @@ impl Cache {
     }
 
     /// Repeats until the member has sealed and sent everything, or another ring makes that moot.
-    async fn ask_seal(&self, to: NodeId, ring_epoch: u64) {
+    async fn ask_seal(&self, member: Origin, ring_epoch: u64) {
+        let to = member.node;
         loop {
             let have = {
                 let state = self.lock();
@@ -209,7 +210,8 @@ impl Cache {
                 }
                 state.home.has_lines_of(to)
             };
-            let request = Request::Seal { ring_epoch, have };
+            let meant = Addressee { incarnation: member.incarnation, ring_epoch };
+            let request = Request::Seal { to: meant, have };
             let answer = self.call(to, &request, SEAL_TIMEOUT).await;
             if let Ok(Answer::Sealed { ring_epoch: sealed, first, lines, more }) = answer {
                 let is_fruitful = !lines.is_empty() || sealed == ring_epoch;

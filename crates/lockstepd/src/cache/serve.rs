@@ -108,7 +108,7 @@ impl Cache {
             Request::Flush { to, namespace, guard } => {
                 state.home.flush_under(guard, tag, to, &namespace, now)
             }
-            Request::Seal { ring_epoch, have } => state.home.seal(tag, from, ring_epoch, have, now),
+            Request::Seal { to, have } => state.home.seal(tag, from, to, have, now),
             _ => Vec::new(),
         };
         self.carry_out_home(state, outputs);

@@ -143,6 +143,14 @@ struct Flight {
     first: Vec<Tag>,
     /// Came later: they may have an answer only if we could have kept it.
     late: Vec<Tag>,
+    /// The last grant of this line that was recalled since: an answer from before it is old.
+    recalled: u64,
+}
+
+impl Flight {
+    fn is_recalled(&self, value: &Value) -> bool {
+        self.recalled > 0 && value.grant.is_none_or(|grant| grant.number <= self.recalled)
+    }
 }
 
 impl Copies {
@@ -241,7 +249,7 @@ impl Copies {
         let flight = self.next_flight;
         self.placeholders.insert(key.clone(), flight);
         let late = Vec::new();
-        self.flights.insert(flight, Flight { key: key.clone(), home, sent: now, first, late });
+        self.flights.insert(flight, Flight { key: key.clone(), home, sent: now, first, late, recalled: 0 });
         Output::Ask { flight, home, key }
     }
 
@@ -256,11 +264,11 @@ impl Copies {
             && is_leased
         {
             let period = self.extend(flight.home, until, now);
-            if in_place {
+            if in_place && !flight.is_recalled(&value) {
                 outputs.extend(self.keep(&flight, &value, period));
             }
         }
-        if is_leased {
+        if is_leased && !flight.is_recalled(&value) {
             // The home waits for us before it commits another value, so this one was committed
             // when they came: they came while the placeholder stood.
             outputs.extend(answers(&flight.late, &Ok(value.held)));
@@ -401,6 +409,12 @@ impl Copies {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.store.len() == 0
+    }
+
+    /// Whose line the copy of `key` is of, readable or not.
+    #[cfg(test)]
+    pub(crate) fn home_of(&self, key: &str) -> Option<Origin> {
+        self.store.get(key).map(|copy| copy.home)
     }
 
     /// Without what decides nothing.

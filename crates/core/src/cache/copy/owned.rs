@@ -92,12 +92,8 @@ impl Copies {
         self.stats.forgotten += 1;
         match &order.what {
             Forget::Copy { key } => {
-                self.stats.refused_fills += u64::from(self.placeholders.remove(key).is_some());
-                // An order to forget a copy of a line that was granted since is an old one.
-                let is_older = |copy: &Copy| copy.own.is_some() && copy.home == order.home;
-                if !self.store.get(key).is_some_and(is_older) {
-                    self.store.remove(key);
-                }
+                self.refuse_fill(order.home, key);
+                self.forget_shared(order.home, key);
                 Had::Nothing
             }
             Forget::Owned { key, grant, process } => {
@@ -118,6 +114,32 @@ impl Copies {
         }
     }
 
+    /// What is on its way from `home` is not kept.
+    fn refuse_fill(&mut self, home: Origin, key: &Key) {
+        let flight = self.placeholders.get(key).and_then(|id| self.flights.get(id));
+        if flight.is_some_and(|flight| flight.home == home) {
+            self.placeholders.remove(key);
+            self.stats.refused_fills += 1;
+        }
+    }
+
+    /// An order about a line that another home has granted since, or this one anew, is an old one.
+    fn forget_shared(&mut self, home: Origin, key: &Key) {
+        if self.store.get(key).is_some_and(|copy| copy.home == home && copy.own.is_none()) {
+            self.store.remove(key);
+        }
+    }
+
+    /// A grant up to this one that is on its way is over. A later one is the answer to whoever waits
+    /// behind the recall, perhaps this very node.
+    fn refuse_grant(&mut self, home: Origin, key: &Key, grant: u64) {
+        let flight = self.placeholders.get(key).and_then(|id| self.flights.get_mut(id));
+        if let Some(flight) = flight.filter(|flight| flight.home == home) {
+            flight.recalled = flight.recalled.max(grant);
+            self.stats.refused_fills += 1;
+        }
+    }
+
     fn forget_owned(
         &mut self,
         home: Origin,
@@ -126,7 +148,9 @@ impl Copies {
         process: Incarnation,
         now: Millis,
     ) -> Had {
-        self.stats.refused_fills += u64::from(self.placeholders.remove(key).is_some());
+        self.refuse_grant(home, key, grant);
+        // Its home knows us as the owner, and no more as a sharer.
+        self.forget_shared(home, key);
         if self.process != Some(process) {
             return Had::Lost;
         }

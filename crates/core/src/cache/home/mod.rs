@@ -69,8 +69,8 @@ pub enum Output {
     News(News),
     /// Ask for a seal, and repeat while [`Home::awaits_seal`] says so; then call [`Home::sealed`].
     Seal {
-        /// The member.
-        to: NodeId,
+        /// The member: this very process.
+        to: Origin,
         /// Under this ring.
         ring_epoch: u64,
     },

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::lines::{Queued, Why};
 use super::peers::Peers;
 use super::{Home, Output};
-use crate::cache::message::{Answer, Moved, Refusal};
+use crate::cache::message::{Addressee, Answer, Moved, Refusal};
 use crate::cache::tenure::{Change, View};
 use crate::cache::{Key, Tag};
 use crate::names::{NodeId, Origin};
@@ -62,7 +62,7 @@ struct Line {
 struct Seal {
     tag: Tag,
     from: NodeId,
-    ring_epoch: u64,
+    to: Addressee,
     have: u64,
 }
 
@@ -335,11 +335,14 @@ impl Home {
         self.moves = Moves { seals, ..Moves::default() };
     }
 
-    /// `from` will serve keys that may have been ours once it hears that we have sealed under
-    /// `ring_epoch` or a later ring; it has so many of their lines already. Answered under `tag`.
-    pub fn seal(&mut self, tag: Tag, from: NodeId, ring_epoch: u64, have: u64, now: Millis) -> Vec<Output> {
+    /// `from` will serve keys that may have been ours once it hears that we have sealed under the ring
+    /// of `to`; it has so many of their lines already. Answered under `tag`.
+    ///
+    /// A process that is not the one meant refuses: copies that its predecessor allowed may be read
+    /// still, until that one's membership has ended and another ring makes the question moot.
+    pub fn seal(&mut self, tag: Tag, from: NodeId, to: Addressee, have: u64, now: Millis) -> Vec<Output> {
         let mut outputs = Vec::new();
-        self.moves.seals.push(Seal { tag, from, ring_epoch, have });
+        self.moves.seals.push(Seal { tag, from, to, have });
         self.answer_seals(now, &mut outputs);
         outputs
     }
@@ -349,10 +352,16 @@ impl Home {
         if self.moves.leaving > 0 {
             return;
         }
-        let ready: Vec<Seal> = self.moves.seals.extract_if(.., |seal| seal.ring_epoch <= current).collect();
-        for Seal { tag, from, ring_epoch, have } in ready {
-            // Under an older ring than ours nothing is handed over: it would not be taken.
-            let parcel = self.moves.out.get_mut(&from).filter(|_| ring_epoch == current);
+        let ready: Vec<Seal> =
+            self.moves.seals.extract_if(.., |seal| seal.to.ring_epoch <= current).collect();
+        for Seal { tag, from, to, have } in ready {
+            // Under an older ring than ours nothing is handed over, and who asked may know ours by the
+            // time it hears: it would take a seal without the lines for all of it.
+            if !self.tenure.is_meant(to) || to.ring_epoch != current {
+                outputs.push(Output::Answer { tag, answer: Answer::Refused(Refusal::NotHome) });
+                continue;
+            }
+            let parcel = self.moves.out.get_mut(&from);
             let (lines, more) = parcel.map(|parcel| parcel.chunk(have, now)).unwrap_or_default();
             let answer = Answer::Sealed { ring_epoch: current, first: have, lines, more };
             outputs.push(Output::Answer { tag, answer });

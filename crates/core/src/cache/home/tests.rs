@@ -360,9 +360,9 @@ fn a_new_home_serves_only_after_the_old_one_has_recalled_every_copy() {
     old.read(1, READER, TO, &key, Wish::Keep, T0);
 
     let outputs = new.set_view(&view(2, Some((1, 2)), &both, Millis(100_000)), at(1));
-    assert_eq!(outputs, [Output::Seal { to: HOME, ring_epoch: 2 }]);
+    assert_eq!(outputs, [Output::Seal { to: old.tenure().origin(), ring_epoch: 2 }]);
     assert_eq!(new.read_own(&key, at(1)), Err(Refusal::NotHome));
-    assert_eq!(old.seal(50, OTHER, 2, 0, at(1)), [], "its view is older");
+    assert_eq!(old.seal(50, OTHER, Addressee { ring_epoch: 2, ..TO }, 0, at(1)), [], "its view is older");
     assert_eq!(text(old.read_own(&key, at(1)).unwrap()), Some("old".into()), "still home");
 
     let outputs = old.set_view(&view(2, Some((1, 1)), &both, Millis(100_000)), at(2));
