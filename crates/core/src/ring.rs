@@ -2,7 +2,8 @@
 //!
 //! It knows who exists, not who is alive: callers pass the members that count.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -16,8 +17,16 @@ const SLACK_PERCENT: usize = 25;
 const SEED: u64 = 0x4c6f_636b_7374_6570;
 
 /// Points sorted by hash; a key belongs to the first point at or after its own hash.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Points(Vec<(u64, u64)>);
+
+impl fmt::Debug for Points {
+    /// Whose points they are: where they lie follows from that.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members: BTreeSet<u64> = self.0.iter().map(|(_, member)| *member).collect();
+        members.fmt(f)
+    }
+}
 
 impl Points {
     fn new(members: impl Iterator<Item = u64>) -> Self {

@@ -2,12 +2,10 @@
 //! two near clients over one key, within small bounds. In every state that it reaches, what a client
 //! may read is what is committed.
 
-use std::collections::BTreeSet;
-use std::hash::Hasher;
-
-use xxhash_rust::xxh3::Xxh3;
+use std::fmt;
 
 use super::{ClientId, Limits, Near, Note, Output};
+use crate::cache::explore::walk::{Fate, Model, Wire, exhaust};
 use crate::cache::lease::{self, held_until};
 use crate::cache::message::{Forget, Order};
 use crate::cache::{Key, Tag};
@@ -28,8 +26,7 @@ struct Budget {
     restarts: u32,
 }
 
-/// A message on its way; one that is never delivered was lost.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Packet {
     Ask { client: usize, flight: u64, sent: Millis, of: ClientId },
     Value { client: usize, flight: u64, sent: Millis, version: u64, lease: Millis },
@@ -65,7 +62,7 @@ struct World {
     now: Millis,
     near: Near,
     clients: [Client; 2],
-    packets: Vec<Packet>,
+    wire: Wire<Packet>,
     committed: u64,
     pending: Option<Tag>,
     next: u64,
@@ -81,13 +78,11 @@ enum Action {
     Again,
     Step,
     Restart,
-    Deliver(usize),
-    Repeat(usize),
+    Message(Fate),
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    states: BTreeSet<u64>,
     hits: u64,
     commits: u64,
     expiries: u64,
@@ -100,7 +95,7 @@ impl World {
         let mut near = Near::new(Limits::default(), Millis(0));
         let clients = [1, 2].map(|id| Client { id, ..Client::default() });
         clients.iter().for_each(|client| near.open(client.id, now).unwrap());
-        Self { now, near, clients, packets: Vec::new(), committed: 1, pending: None, next: 10, budget }
+        Self { now, near, clients, wire: Wire::default(), committed: 1, pending: None, next: 10, budget }
     }
 
     fn key() -> Key {
@@ -119,10 +114,7 @@ impl World {
         offer(b.repeats > 0 && self.pending.is_some(), Action::Again);
         offer(b.steps > 0, Action::Step);
         offer(b.restarts > 0, Action::Restart);
-        for at in 0..self.packets.len() {
-            offer(true, Action::Deliver(at));
-            offer(b.repeats > 0, Action::Repeat(at));
-        }
+        actions.extend(self.wire.fates(b.repeats > 0).into_iter().map(Action::Message));
         actions
     }
 
@@ -134,12 +126,12 @@ impl World {
                 self.budget.asks -= 1;
                 let it = &mut self.clients[client];
                 it.flight = Some(number);
-                self.packets.push(Packet::Ask { client, flight: number, sent, of: it.id });
+                self.wire.send(Packet::Ask { client, flight: number, sent, of: it.id });
             }
             Action::Sync(client) => {
                 self.budget.syncs -= 1;
                 let Client { acked, id, .. } = self.clients[client];
-                self.packets.push(Packet::Sync { client, acked, sent, of: id });
+                self.wire.send(Packet::Sync { client, acked, sent, of: id });
             }
             Action::Write => {
                 self.budget.writes -= 1;
@@ -167,13 +159,10 @@ impl World {
                     self.forget(number, seen);
                 }
             }
-            Action::Deliver(at) => {
-                let packet = self.packets.remove(at);
+            Action::Message(fate) => {
+                self.budget.repeats -= u32::from(matches!(fate, Fate::Repeat(_)));
+                let packet = self.wire.take(fate);
                 self.deliver(packet, seen);
-            }
-            Action::Repeat(at) => {
-                self.budget.repeats -= 1;
-                self.deliver(self.packets[at].clone(), seen);
             }
         }
     }
@@ -203,7 +192,7 @@ impl World {
                 let lease = lent.then(|| self.near.keep(of, &Self::key(), HOME, lease::LEASE, self.now));
                 if let Some(Ok(Some(lease))) = lease {
                     let version = self.committed;
-                    self.packets.push(Packet::Value { client, flight, sent, version, lease });
+                    self.wire.send(Packet::Value { client, flight, sent, version, lease });
                 }
             }
             Packet::Value { client, flight, sent, version, lease } => {
@@ -221,7 +210,7 @@ impl World {
                 let leases = self.near.renew(of, |_| Some(lease::LEASE), self.now).unwrap();
                 let lease = leases.first().map(|(_, lease)| *lease);
                 let notes = self.near.notes(of).unwrap();
-                self.packets.push(Packet::News { client, of, notes, lease, sent });
+                self.wire.send(Packet::News { client, of, notes, lease, sent });
                 self.take(outputs, seen);
             }
             Packet::News { client, of, notes, lease, sent } => {
@@ -249,37 +238,41 @@ impl World {
             }
         }
     }
-
-    fn print(&self) -> u64 {
-        let mut hash = Xxh3::new();
-        let mut world = self.clone();
-        world.near.stats = super::Stats::default();
-        hash.write(format!("{world:?}").as_bytes());
-        hash.finish()
-    }
 }
 
-fn walk(world: &World, path: &mut Vec<Action>, seen: &mut Seen) {
-    for action in world.actions() {
-        let mut next = world.clone();
-        path.push(action);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            next.act(action, seen);
-            next.check(seen);
-        }));
-        assert!(outcome.is_ok(), "reached by {path:?}");
-        if seen.states.insert(next.print()) {
-            walk(&next, path, seen);
+impl Model for World {
+    type Action = Action;
+    type Seen = Seen;
+
+    fn actions(&self) -> Vec<Action> {
+        Self::actions(self)
+    }
+
+    fn act(&mut self, action: &Action, seen: &mut Seen) {
+        Self::act(self, *action, seen);
+    }
+
+    fn check(&self, seen: &mut Seen) {
+        Self::check(self, seen);
+    }
+
+    fn tell(&self, action: &Action) -> String {
+        match action {
+            Action::Message(fate) => self.wire.tell(*fate),
+            other => format!("{other:?}"),
         }
-        path.pop();
+    }
+
+    fn name(&self, into: &mut dyn fmt::Write) -> fmt::Result {
+        let near = Near { stats: super::Stats::default(), ..self.near.clone() };
+        let rest = (self.now, &self.clients, self.committed, self.pending, &self.budget);
+        write!(into, "{near:?} {rest:?}")?;
+        self.wire.name(into)
     }
 }
 
 fn explore(budget: Budget) -> Seen {
-    let mut seen = Seen::default();
-    walk(&World::new(budget), &mut Vec::new(), &mut seen);
-    println!("{} states, {} hits, {} commits", seen.states.len(), seen.hits, seen.commits);
-    seen
+    exhaust(&World::new(budget))
 }
 
 const NONE: Budget = Budget { asks: 0, syncs: 0, writes: 0, steps: 0, repeats: 0, restarts: 0 };
@@ -308,7 +301,7 @@ fn a_restarted_node_answers_for_the_near_clients_of_its_former_process() {
     assert!(seen.hits > 0 && seen.commits > 0, "{seen:?}");
 }
 
-/// Longer than the others together: `cargo test --release -p lockstep-core near -- --ignored`.
+/// Longer than the others together: `cargo test --release -p lockstep-core explore -- --include-ignored`.
 #[test]
 #[ignore = "takes a minute"]
 fn wider_bounds_let_no_near_client_read_an_old_value_either() {

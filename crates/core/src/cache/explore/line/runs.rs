@@ -1,9 +1,12 @@
 //! Which bounds are walked, and what must have happened within them.
 
-use super::{Budget, explore};
+use super::{Budget, Seen, World};
+use crate::cache::explore::walk::{exhaust, seeds, wander};
 
 const NONE: Budget = Budget {
     write_back: false,
+    two_keys: false,
+    alone: false,
     reads: 0,
     writes: 0,
     deletes: 0,
@@ -16,8 +19,14 @@ const NONE: Budget = Budget {
     returns: 0,
     flushes: 0,
     loads: 0,
+    turns: 0,
+    lends: 0,
 };
 const BACK: Budget = Budget { write_back: true, ..NONE };
+
+fn explore(budget: Budget) -> Seen {
+    exhaust(&World::new(budget))
+}
 
 #[test]
 fn no_order_of_messages_and_lease_ends_shows_a_stale_or_uncommitted_value() {
@@ -91,7 +100,72 @@ fn a_flush_of_owned_lines_shows_no_stale_value() {
     assert!(seen.owners > 0 && seen.hits > 0, "{seen:?}");
 }
 
-/// Minutes in a debug build: `cargo test --release -p lockstep-core explore -- --ignored`.
+#[test]
+fn a_second_key_under_the_same_lease_revives_no_stale_copy_of_the_first() {
+    let seen = explore(Budget { two_keys: true, alone: true, reads: 3, writes: 1, steps: 3, ..NONE });
+    assert!(seen.hits > 0 && seen.waited_out > 0, "{seen:?}");
+}
+
+#[test]
+fn a_client_of_the_homes_own_node_is_a_sharer_like_any_other() {
+    let seen = explore(Budget { reads: 1, writes: 1, lends: 1, steps: 3, ..NONE });
+    assert!(seen.lent_hits > 0 && seen.hits > 0 && seen.waited_out > 0, "{seen:?}");
+    let seen = explore(Budget { reads: 2, owned_writes: 1, lends: 1, repeats: 1, ..BACK });
+    assert!(seen.lent_hits > 0 && seen.owners > 0, "{seen:?}");
+}
+
+#[test]
+fn a_namespace_that_turns_write_back_or_through_shows_no_stale_value() {
+    let seen = explore(Budget { reads: 2, owned_writes: 1, turns: 1, repeats: 1, ..NONE });
+    assert!(seen.hits > 0 && seen.owners > 0, "{seen:?}");
+    let seen = explore(Budget { reads: 2, owned_writes: 1, turns: 1, writes: 1, ..BACK });
+    assert!(seen.hits > 0 && seen.owners > 0, "{seen:?}");
+}
+
+/// What no bound small enough to be walked in every order has: a little of everything.
+const MUCH: Budget = Budget {
+    write_back: false,
+    two_keys: false,
+    alone: false,
+    reads: 12,
+    writes: 5,
+    deletes: 2,
+    renewals: 3,
+    steps: 6,
+    repeats: 4,
+    restarts: 2,
+    squeezes: 1,
+    owned_writes: 5,
+    returns: 2,
+    flushes: 1,
+    loads: 2,
+    turns: 2,
+    lends: 2,
+};
+
+#[test]
+fn long_orders_drawn_from_seeds_show_no_stale_value() {
+    if let Some(seen) = wander(&World::new(MUCH), seeds(150), 90) {
+        assert!(seen.hits > 0 && seen.owners > 0 && seen.lent_hits > 0 && seen.waited_out > 0, "{seen:?}");
+    }
+}
+
+#[test]
+fn long_orders_over_two_keys_show_no_stale_value() {
+    let two_keys = Budget { two_keys: true, turns: 0, ..MUCH };
+    if let Some(seen) = wander(&World::new(two_keys), seeds(100), 90) {
+        assert!(seen.hits > 0 && seen.waited_out > 0, "{seen:?}");
+    }
+}
+
+#[test]
+fn long_orders_with_owners_show_no_stale_value() {
+    if let Some(seen) = wander(&World::new(Budget { write_back: true, ..MUCH }), seeds(150), 90) {
+        assert!(seen.owners > 0 && seen.lost > 0 && seen.filled > 0 && seen.void > 0, "{seen:?}");
+    }
+}
+
+/// Minutes: `LOCKSTEP_WALKS=20000 cargo test --release -p lockstep-core explore -- --include-ignored`.
 #[test]
 #[ignore = "takes minutes"]
 fn wider_bounds_show_no_stale_value_either() {
