@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the kit")]
 
 mod cluster;
+pub mod counter;
 mod events;
 mod http;
 pub mod linear;

@@ -41,6 +41,16 @@ fn library() -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no {name}. Tests of clocks need it: install libfaketime"))
 }
 
+/// The environment of a node whose clocks all go so many times as fast as the kernel's.
+pub(super) fn drifting(rate: &str) -> Vec<(String, String)> {
+    let env = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        env("LD_PRELOAD", library().display().to_string()),
+        env("FAKETIME", format!("+0 x{rate}")),
+        env("NO_FAKE_STAT", "1".to_owned()),
+    ]
+}
+
 /// Three nodes, each with clocks of its own.
 async fn start(options: &[(&str, &str)]) -> (Cluster, Vec<Offset>) {
     let mut cluster = Cluster::prepare(Settings::fast(3)).await;
