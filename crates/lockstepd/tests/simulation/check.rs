@@ -8,6 +8,9 @@ use super::history::{Event, What};
 /// Fewer acknowledged operations than this prove nothing.
 const TOO_FEW: usize = 60;
 
+/// Clients that a crash may take in the middle of something.
+const CLIENTS_A_NODE: usize = 3;
+
 /// Every promise. Panics with what was broken.
 pub fn everything(run: &Run) {
     let events = run.history.events();
@@ -19,6 +22,8 @@ pub fn everything(run: &Run) {
     reads_are_never_older(&events);
     versions_are_unique(&events);
     flushed_values_stay_away(&events);
+    nothing_is_written_between(&events);
+    increments_count_once(&events, run.faults);
     replicas_agree(&events);
 }
 
@@ -96,6 +101,42 @@ fn versions_are_unique(events: &[Event]) {
         if let Some(before) = seen.insert((key, *version), event) {
             panic!("one version twice: {before:?}, then {event:?}");
         }
+    }
+}
+
+/// A write on the condition that nothing was written since took the place of what it had seen.
+fn nothing_is_written_between(events: &[Event]) {
+    let wrote = |event: &Event| match &event.what {
+        What::Wrote { key, version } => Some((key.clone(), *version)),
+        _ => None,
+    };
+    let written: BTreeSet<_> = events.iter().filter_map(wrote).collect();
+    for event in events {
+        let What::Swapped { key, from, to } = &event.what else { continue };
+        assert!(from < to, "it wrote an older version: {event:?}");
+        let between = written.iter().find(|(of, version)| of == key && from < version && version < to);
+        assert!(between.is_none(), "{between:?} was written before {event:?}");
+    }
+}
+
+/// In the order of their versions each sum is one more than the last, or begins anew. What was never
+/// answered may have been done as well: a write that failed, or one of a node that crashed.
+fn increments_count_once(events: &[Event], faults: usize) {
+    let failed = events.iter().filter(|e| matches!(e.what, What::Failed { op: "write", .. })).count();
+    let unknown = (failed + CLIENTS_A_NODE * faults) as i64;
+    let mut sums: BTreeMap<&String, BTreeMap<(u64, u64), i64>> = BTreeMap::new();
+    for event in events {
+        if let What::Counted { key, version, sum } = &event.what {
+            sums.entry(key).or_default().insert(*version, *sum);
+        }
+    }
+    for (key, sums) in sums {
+        let (mut last, mut more) = (0, 0);
+        for sum in sums.values() {
+            more += if *sum > last { sum - last - 1 } else { sum - 1 };
+            last = *sum;
+        }
+        assert!(more <= unknown, "{key}: {more} increments nobody asked for, in {sums:?}");
     }
 }
 

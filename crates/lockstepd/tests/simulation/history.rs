@@ -28,6 +28,10 @@ pub enum What {
     Acked { payload: String },
     /// A write of a cache key, with the version it got.
     Wrote { key: String, version: (u64, u64) },
+    /// A conditional write, or one under a right to fill: nothing was written in between.
+    Swapped { key: String, from: (u64, u64), to: (u64, u64) },
+    /// An increment by one.
+    Counted { key: String, version: (u64, u64), sum: i64 },
     /// A read of a cache key; `None` is a miss.
     Read { key: String, version: Option<(u64, u64)> },
     /// The default namespace was emptied.

@@ -8,10 +8,12 @@
 //!
 //! `LOCKSTEP_SIM_SEEDS=2000` runs that many instead of the default.
 
+mod caching;
 mod check;
 mod cluster;
 mod history;
 mod net;
+mod sessions;
 mod workload;
 
 use std::time::Duration;

@@ -4,11 +4,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_core::cache::space::{self, join};
-use lockstep_core::command::{Acquire, Claimant, LockOp, NamespaceOp, NewMessage};
-use lockstep_core::names::{LockName, MessageKey, Owner, QueueName, Receipt, ShardId};
-use lockstep_core::{Millis, Op, Shard};
-use lockstepd::cache::{Change, DEFAULT, Key, Write, Written};
+use lockstep_core::command::{Acquire, Claimant, LockOp, NewMessage};
+use lockstep_core::names::{LockName, MessageKey, Owner, QueueName, Receipt, SessionId};
+use lockstep_core::{Millis, Shard};
 use lockstepd::node::Node;
 use lockstepd::router::{Asked, Message, Receive};
 use rand::rngs::SmallRng;
@@ -16,9 +14,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::history::{History, What};
 
-/// A write-back namespace.
-const BACK: &str = "back";
-const ASKED: Asked = Asked::plain(Duration::from_secs(3));
+pub(super) const ASKED: Asked = Asked::plain(Duration::from_secs(3));
 
 /// One node's clients; each boot of the node has others.
 pub struct Clients {
@@ -30,7 +26,7 @@ pub struct Clients {
     pub until: Duration,
 }
 
-fn now() -> Duration {
+pub(super) fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
 
@@ -58,9 +54,12 @@ impl Clients {
             match rng.random_range(0..10u32) {
                 0..2 => self.lock(&mut rng, name).await,
                 2..5 => self.push(&mut rng, name).await,
-                5..7 => self.consume().await,
+                5 => self.consume(None).await,
+                6 if rng.random_bool(0.3) => self.consume_in_a_session(&mut rng).await,
+                6 => self.consume(None).await,
                 7 => self.write(&mut rng, name).await,
                 8 if rng.random_bool(0.05) => self.flush().await,
+                8 if rng.random_bool(0.3) => self.load(&mut rng, name).await,
                 _ => self.read(&mut rng).await,
             }
             tokio::time::sleep(Duration::from_millis(rng.random_range(5..150))).await;
@@ -99,31 +98,40 @@ impl Clients {
         self.history.add(self.id, begun, What::Pushed { payload, acknowledged: pushed[0].is_ok() });
     }
 
-    async fn consume(&self) {
+    async fn consume(&self, session: Option<SessionId>) {
+        for message in self.receive(session).await {
+            self.finish(message).await;
+        }
+    }
+
+    pub(super) async fn receive(&self, session: Option<SessionId>) -> Vec<Message> {
         let begun = now();
-        let queue = QueueName("q".into());
         let receive = Receive {
-            queue,
+            queue: QueueName("q".into()),
             max: 2,
             visibility: Some(Millis(4_000)),
-            session: None,
+            session,
             wait: Millis(200),
             acks: Vec::new(),
         };
         match self.node.router.receive(receive, &ASKED).await.messages {
             Ok(messages) => {
-                for message in messages {
-                    self.finish(begun, message).await;
+                for message in &messages {
+                    let (payload, key) = (payload(message), message.delivered.key.as_ref());
+                    let key = key.map(|key| key.0.to_string());
+                    self.history.add(self.id, begun, What::Received { payload, key });
                 }
+                messages
             }
-            Err(error) => self.failed("receive", begun, &error),
+            Err(error) => {
+                self.failed("receive", begun, &error);
+                Vec::new()
+            }
         }
     }
 
-    async fn finish(&self, begun: Duration, message: Message) {
-        let payload = String::from_utf8(message.body.to_vec()).unwrap();
-        let key = message.delivered.key.map(|key| key.0.to_string());
-        self.history.add(self.id, begun, What::Received { payload: payload.clone(), key });
+    pub(super) async fn finish(&self, message: Message) {
+        let payload = payload(&message);
         let receipt = Receipt { message: message.delivered.id, delivery: message.delivered.delivery };
         let begun = now();
         match self.node.router.ack(vec![(message.shard, receipt)], &ASKED).await.pop() {
@@ -138,72 +146,10 @@ impl Clients {
         let until = now() + Duration::from_secs(12);
         while now() < until {
             let before = self.history.len();
-            self.consume().await;
+            self.consume(None).await;
             if self.history.len() == before {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
-        }
-    }
-
-    /// Half of the keys lie in a namespace whose lines have owners.
-    fn key(&self, rng: &mut SmallRng) -> Key {
-        let namespace = if rng.random_bool(0.5) && self.node.cache.knows(BACK) { BACK } else { DEFAULT };
-        join(namespace, &format!("k{}", rng.random_range(0..3u32)))
-    }
-
-    /// Whatever comes of it: another client may have done it, or will.
-    async fn configure(&self) {
-        let op =
-            NamespaceOp::Configure { name: BACK.into(), write_back: Some(true), bytes_max: None, ttl: None };
-        let begun = now();
-        if let Err(error) = self.node.router.execute(ShardId::COORDINATION, Op::Namespace(op), &ASKED).await {
-            self.failed("configure", begun, &error);
-        }
-    }
-
-    async fn write(&self, rng: &mut SmallRng, value: String) {
-        let mut write = Write::new(self.key(rng), Change::Set(value.clone().into_bytes().into()));
-        if rng.random_bool(0.2) {
-            write = Write::new(join(space::of(&write.key), "n"), Change::Add(1));
-        }
-        if rng.random_bool(0.3) {
-            write.request_id = Some(value);
-        }
-        let mut writes = vec![write];
-        if rng.random_bool(0.2) {
-            writes.push(Write::new(self.key(rng), Change::Set("\"many\"".into())));
-        }
-        let keys: Vec<Key> = writes.iter().map(|write| write.key.clone()).collect();
-        let begun = now();
-        for (key, outcome) in keys.into_iter().zip(self.node.cache.write_many(writes, ASKED.timeout).await) {
-            match outcome {
-                Ok(Written { version: Some(version), .. }) => {
-                    let version = (version.epoch, version.counter);
-                    self.history.add(self.id, begun, What::Wrote { key: key.to_string(), version });
-                }
-                Ok(_) => {}
-                Err(error) => self.failed("write", begun, &error),
-            }
-        }
-    }
-
-    async fn flush(&self) {
-        let begun = now();
-        match self.node.cache.flush(DEFAULT, None, ASKED.timeout).await {
-            Ok(()) => self.history.add(self.id, begun, What::Flushed),
-            Err(error) => self.failed("flush", begun, &error),
-        }
-    }
-
-    async fn read(&self, rng: &mut SmallRng) {
-        let key = if rng.random_bool(0.2) { join(DEFAULT, "n") } else { self.key(rng) };
-        let begun = now();
-        match self.node.cache.get(&key, rng.random_bool(0.2), ASKED.timeout).await {
-            Ok(entry) => {
-                let version = entry.map(|entry| (entry.version.epoch, entry.version.counter));
-                self.history.add(self.id, begun, What::Read { key: key.to_string(), version });
-            }
-            Err(error) => self.failed("read", begun, &error),
         }
     }
 
@@ -222,7 +168,11 @@ impl Clients {
         }
     }
 
-    fn failed(&self, op: &'static str, begun: Duration, why: &dyn std::fmt::Display) {
+    pub(super) fn failed(&self, op: &'static str, begun: Duration, why: &dyn std::fmt::Display) {
         self.history.add(self.id, begun, What::Failed { op, why: why.to_string() });
     }
+}
+
+fn payload(message: &Message) -> String {
+    String::from_utf8(message.body.to_vec()).unwrap()
 }
