@@ -96,6 +96,19 @@ fn renewal_that_arrives_after_the_lease_revives_no_copy() {
 }
 
 #[test]
+fn renewal_that_arrives_late_counts_from_when_it_was_asked_for() {
+    let (mut stage, key) = (Stage::new(), key_in(DEFAULT));
+    let (_, _lost) = pending(&mut stage, &key);
+    let renew = stage.renew(2, &key);
+    let renewed = stage.arrive(&renew);
+    stage.later(1_900);
+    stage.arrive(&renewed);
+    assert_eq!(stage.sees(2, &key), "old");
+    stage.later(WAIT - 1_900);
+    assert_eq!((stage.sees(2, &key).as_str(), stage.committed(1, &key).as_str()), ("ask", "new"));
+}
+
+#[test]
 fn one_way_partition() {
     let (mut stage, key) = (Stage::new(), key_in(DEFAULT));
     let (writer, mut sent) = pending(&mut stage, &key);
