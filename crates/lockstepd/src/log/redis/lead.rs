@@ -1,7 +1,7 @@
 //! Leading: stands by one append that is election and fence at once, then appends packs one by one.
 //!
-//! Whenever an append is not certainly in, this node stops leading. It never changes what it once
-//! sent under an id.
+//! Whenever an append is not certainly in, this node stops leading; but one that was refused for want of
+//! memory is certainly not in. How an entry is sent is told in `append.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use lockstep_core::names::NodeId;
 use lockstep_core::{Command, Index, Pack};
-use redis::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Fault;
+use super::append::Fate;
 use super::driver::{Driver, End, Order};
-use super::entry::{Author, Content, Entry, Position, parse_id};
+use super::entry::{Author, Content, Entry, Position};
 use super::link::Failed;
 use super::write::{Writer, Written};
 use super::{room, snapshot};
@@ -24,25 +24,12 @@ use crate::clock::unix_millis;
 use crate::log::ProposeError;
 use crate::log::pack::{Caller, Waiting, answer, brings_bodies, fail, gather, sleep, until_tick};
 
-/// Between two tries of one append.
-const AGAIN: Duration = Duration::from_millis(50);
+/// The longest that a node waits before it stands, for the clock to reach the next epoch.
+const AHEAD_MS_MAX: u64 = 1_000;
 /// After a snapshot could not be written.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
 /// A stream of many small entries takes long to read, however few bytes they are.
 const SNAPSHOT_ENTRIES: u64 = 200_000;
-
-/// What became of an append.
-pub(super) enum Fate {
-    Done,
-    /// Not in, and never will be: the stream ends elsewhere.
-    Elsewhere(String),
-    /// Certainly not in.
-    Refused(String),
-    /// Certainly not in: it brings bodies, and Redis' memory is kept for what must always fit.
-    Full,
-    /// It may be in, or may yet come in.
-    Unknown(String),
-}
 
 /// A snapshot that is being written.
 type Snapshot = JoinHandle<(Index, Result<Written, Failed>)>;
@@ -51,6 +38,12 @@ impl Driver {
     /// Tries to begin a reign, and leads for as long as it lasts.
     pub(super) async fn stand_and_lead(&mut self) -> Result<End, Fault> {
         let author = Author::new(self.node);
+        // Reigns that follow each other quickly must not run ahead of the clock, or one that is lost could be
+        // begun again. A clock that is far behind decides nothing.
+        let ahead = ((self.tail.epoch.0 + 1) * 1000).saturating_sub(unix_millis());
+        if (1..=AHEAD_MS_MAX).contains(&ahead) {
+            tokio::time::sleep(Duration::from_millis(ahead)).await;
+        }
         let at = self.tail.reign(unix_millis() / 1000);
         match self.append(at, &author, Content::Reign, 0).await {
             Fate::Done => {}
@@ -224,84 +217,6 @@ impl Driver {
         }
     }
 
-    /// Sends one entry until its fate is known, or for an election time-out. It is not taken if more
-    /// than `percent` of Redis' memory is in use, unless that is 0.
-    pub(super) async fn append(
-        &mut self,
-        at: Position,
-        author: &Author,
-        content: Content,
-        percent: u64,
-    ) -> Fate {
-        let mut script = self.script(at, author, &content, percent);
-        let begun = Instant::now();
-        let mut maybe = false;
-        loop {
-            let why = match self.link.ask(&script).await {
-                Ok(value) => match said(value) {
-                    Some((Said::In, _)) => return Fate::Done,
-                    Some((Said::Full, _)) => return Fate::Full,
-                    // After a try whose fate nobody knew, others may stand behind it already.
-                    Some((Said::Elsewhere, last)) if maybe => return self.look_back(at, author, last).await,
-                    Some((Said::Elsewhere, last)) => return Fate::Elsewhere(last),
-                    None => "Redis answers, but not as its scripts do".to_owned(),
-                },
-                Err(Failed::Not(why)) if !maybe => return Fate::Refused(why),
-                Err(Failed::Maybe(why)) => {
-                    maybe = true;
-                    // It may be in: refusing it for want of memory would be no certain answer any more.
-                    script = self.script(at, author, &content, 0);
-                    why
-                }
-                Err(Failed::Not(why)) => why,
-            };
-            self.tell(|status| status.away = Some(why.as_str().into()));
-            if begun.elapsed() >= self.settings.election_min {
-                return Fate::Unknown(why);
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    fn script(&self, at: Position, author: &Author, content: &Content, percent: u64) -> redis::Cmd {
-        let (kind, payload) = content.fields();
-        let mut script = redis::cmd("EVAL");
-        script.arg(include_str!("append.lua")).arg(2).arg(self.keys.log()).arg(self.keys.born());
-        script.arg(self.tail.id()).arg(at.id()).arg(at.index.0).arg(author.text());
-        script.arg(kind).arg(&payload[..]).arg(percent);
-        script
-    }
-
-    /// Whether an entry that was sent more than once is in the stream, which has moved on since.
-    async fn look_back(&mut self, at: Position, author: &Author, last: String) -> Fate {
-        let look = self.link.ask(redis::cmd("XRANGE").arg(self.keys.log()).arg(at.id()).arg(at.id())).await;
-        match look {
-            Ok(Value::Array(mut found)) => match found.pop().map(Entry::read) {
-                // It is in, and the reign is over: followers will read it.
-                Some(Ok(entry)) if entry.author == *author => Fate::Unknown("another node leads".into()),
-                Some(_) => Fate::Elsewhere(last),
-                // Never there, or trimmed away.
-                None => Fate::Unknown("another node leads".into()),
-            },
-            _ => Fate::Unknown("another node leads".into()),
-        }
-    }
-
-    /// The stream does not end where this node believed. Whether that is how it should be.
-    fn moved_on(&self, last: &str) -> Result<(), Fault> {
-        match parse_id(last.as_bytes()) {
-            Some(last) if last > (self.tail.epoch, self.tail.seq) => Ok(()),
-            Some(_) if self.tail.index.0 > 0 => Err(self.lost_tail(last)),
-            Some(_) => Ok(()),
-            None => Err(Fault::Broken(format!(
-                "{} is gone, although it has been there ({} remembers it): somebody deleted it. Restore Redis from \
-                 a backup, or import the last export; to begin with nothing, use another name in --store",
-                self.keys.log(),
-                self.keys.born(),
-            ))),
-        }
-    }
-
     /// Answers whoever still waits for a pack of a reign that is over.
     fn turn_away(&mut self) {
         while let Ok((_, caller)) = self.commands.try_recv() {
@@ -416,23 +331,4 @@ async fn finished(snapshot: &mut Option<Snapshot>) -> (Index, Result<Written, Fa
     let written = running.await.unwrap_or_else(|error| (Index(0), Err(Failed::Maybe(error.to_string()))));
     *snapshot = None;
     written
-}
-
-/// What the script of an append answers.
-enum Said {
-    Elsewhere,
-    In,
-    Full,
-}
-
-fn said(value: Value) -> Option<(Said, String)> {
-    let Value::Array(pair) = value else { return None };
-    let [Value::Int(said), Value::BulkString(last)] = pair.as_slice() else { return None };
-    let said = match said {
-        0 => Said::Elsewhere,
-        1 => Said::In,
-        2 => Said::Full,
-        _ => return None,
-    };
-    Some((said, String::from_utf8_lossy(last).into_owned()))
 }

@@ -5,6 +5,7 @@
 //! longer fits. Nodes keep nothing; Redis' own durability is what makes an entry last.
 
 mod address;
+mod append;
 mod barrier;
 mod check;
 mod chunks;

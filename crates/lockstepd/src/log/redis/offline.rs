@@ -12,11 +12,11 @@ use lockstep_core::shard::Settings;
 use lockstep_core::{Index, Millis, Shard};
 use redis::Value;
 
+use super::append::Fate;
 use super::driver::Driver;
 use super::entry::{Author, Content, Position};
 use super::home::{Cluster, Home};
 use super::keys::Keys;
-use super::lead::Fate;
 use super::link::{Failed, Link};
 use super::server::{Refusal, Server};
 use super::snapshot;
