@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::walk::{Fate, Wire};
+use super::walk::Wire;
 use crate::cache::copy::{Copies, FlightId};
 use crate::cache::home::Home;
 use crate::cache::lease::held_until;
@@ -22,10 +22,12 @@ use crate::command::NamespaceOp;
 use crate::names::{Incarnation, NodeId, Origin};
 use crate::stamp::Millis;
 
+mod actions;
 mod check;
 mod packets;
 mod runs;
 
+use actions::{Action, Budget};
 use packets::Packet;
 
 const HOME: Origin = Origin { node: NodeId(1), incarnation: Incarnation(1) };
@@ -35,56 +37,6 @@ const TO: Addressee = Addressee { incarnation: Incarnation(1), ring_epoch: 1 };
 const STEP: Millis = Millis(1_000);
 /// The namespace of the keys.
 const SPACE: &str = "space";
-
-/// How often each thing may still happen.
-#[derive(Clone, Copy, Debug, Default)]
-struct Budget {
-    /// Whether the namespace lets a sole reader own a line, to begin with.
-    write_back: bool,
-    /// Whether there is a second key.
-    two_keys: bool,
-    /// Whether only one of the nodes does anything.
-    alone: bool,
-    reads: u32,
-    writes: u32,
-    deletes: u32,
-    renewals: u32,
-    steps: u32,
-    repeats: u32,
-    restarts: u32,
-    squeezes: u32,
-    /// Writes by whoever owns the line.
-    owned_writes: u32,
-    /// Owners that give back what they own.
-    returns: u32,
-    flushes: u32,
-    loads: u32,
-    /// The namespace begins to let readers own lines, or ends it.
-    turns: u32,
-    /// The home lets a client of its own keep a copy.
-    lends: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Action {
-    Read(NodeId, usize),
-    Write(usize),
-    Delete,
-    OwnedWrite(NodeId),
-    GiveBack(NodeId),
-    Flush,
-    Load,
-    /// Fills in under the oldest right that was handed out.
-    Fill,
-    Renew(NodeId),
-    Step,
-    Restart(NodeId),
-    /// Another key needs the room.
-    Squeeze,
-    Turn,
-    Lend,
-    Message(Fate),
-}
 
 #[derive(Clone, Debug)]
 struct World {
@@ -187,30 +139,6 @@ impl World {
         self.asked.retain(|_, (from, ..)| *from != node);
     }
 
-    fn actions(&self) -> Vec<Action> {
-        let budget = &self.budget;
-        let mut actions = Vec::new();
-        let mut offer = |left: u32, action: Action| actions.extend((left > 0).then_some(action));
-        for node in NODES.into_iter().take(if budget.alone { 1 } else { NODES.len() }) {
-            (0..self.keys.len()).for_each(|key| offer(budget.reads, Action::Read(node, key)));
-            offer(budget.renewals, Action::Renew(node));
-            offer(budget.restarts, Action::Restart(node));
-            offer(budget.owned_writes, Action::OwnedWrite(node));
-            offer(budget.returns, Action::GiveBack(node));
-        }
-        (0..self.keys.len()).for_each(|key| offer(budget.writes, Action::Write(key)));
-        offer(budget.deletes, Action::Delete);
-        offer(budget.steps, Action::Step);
-        offer(budget.squeezes, Action::Squeeze);
-        offer(budget.flushes, Action::Flush);
-        offer(budget.loads, Action::Load);
-        offer(budget.turns, Action::Turn);
-        offer(budget.lends, Action::Lend);
-        offer(u32::from(!self.fills.is_empty() && self.filling.is_none()), Action::Fill);
-        actions.extend(self.wire.fates(budget.repeats > 0).into_iter().map(Action::Message));
-        actions
-    }
-
     fn act(&mut self, action: Action, seen: &mut Seen) {
         self.spend(action);
         match action {
@@ -278,28 +206,6 @@ impl World {
             }
         }
         self.settle();
-    }
-
-    fn spend(&mut self, action: Action) {
-        let budget = &mut self.budget;
-        let left = match action {
-            Action::Read(..) => &mut budget.reads,
-            Action::Write(_) => &mut budget.writes,
-            Action::Delete => &mut budget.deletes,
-            Action::OwnedWrite(_) => &mut budget.owned_writes,
-            Action::GiveBack(_) => &mut budget.returns,
-            Action::Flush => &mut budget.flushes,
-            Action::Load => &mut budget.loads,
-            Action::Renew(_) => &mut budget.renewals,
-            Action::Step => &mut budget.steps,
-            Action::Restart(_) => &mut budget.restarts,
-            Action::Squeeze => &mut budget.squeezes,
-            Action::Turn => &mut budget.turns,
-            Action::Lend => &mut budget.lends,
-            Action::Message(Fate::Repeat(_)) => &mut budget.repeats,
-            Action::Fill | Action::Message(Fate::Deliver(_)) => return,
-        };
-        *left -= 1;
     }
 
     /// What is committed now belongs to the history.

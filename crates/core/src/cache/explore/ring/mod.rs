@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::walk::{Fate, Wire};
+use super::walk::Wire;
 use crate::cache::copy::Copies;
 use crate::cache::home::Home;
 use crate::cache::message::{Addressee, Answer, Change, Write};
@@ -23,10 +23,12 @@ use crate::names::{Incarnation, NodeId, Origin};
 use crate::ring::HomeRing;
 use crate::stamp::Millis;
 
+mod actions;
 mod check;
 mod packets;
 mod runs;
 
+use actions::{Action, Budget};
 use packets::{Caller, Packet, Process};
 
 /// Two of these end a holder's lease and not yet the home's wait for it; three end both.
@@ -36,48 +38,6 @@ const MEMBERSHIP: Millis = Millis(2_500);
 /// The same as a node counts, from when it asked.
 const COUNTED: Millis = Millis(2_475);
 const SPACE: &str = "space";
-
-/// How often each thing may still happen.
-#[derive(Clone, Copy, Debug, Default)]
-struct Budget {
-    /// Whether a sole reader owns the line.
-    write_back: bool,
-    reads: u32,
-    writes: u32,
-    steps: u32,
-    heartbeats: u32,
-    renewals: u32,
-    joins: u32,
-    drops: u32,
-    leaves: u32,
-    crashes: u32,
-    flushes: u32,
-    repeats: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Action {
-    Read(NodeId),
-    Write(NodeId),
-    Flush(NodeId),
-    Renew(NodeId),
-    Step,
-    /// Asks the log to go on with its membership.
-    Heartbeat(NodeId),
-    /// The log takes it in: a newcomer, or one that had been dropped.
-    Join(NodeId),
-    /// The log drops it: its membership has ended.
-    Drop(NodeId),
-    /// It begins to leave.
-    Retire(NodeId),
-    /// It has left.
-    Leave(NodeId),
-    /// It hears of the newest ring.
-    Show(NodeId),
-    /// A new process, which is not a member yet.
-    Restart(NodeId),
-    Message(Fate),
-}
 
 #[derive(Clone, Debug)]
 struct Node {
@@ -211,34 +171,6 @@ impl World {
         }
     }
 
-    fn actions(&self) -> Vec<Action> {
-        let budget = &self.budget;
-        let mut actions = Vec::new();
-        let mut offer = |may: bool, action: Action| actions.extend(may.then_some(action));
-        for (id, node) in &self.nodes {
-            let member = self.log.members.get(id);
-            let is_member = member.is_some_and(|(of, ..)| *of == node.incarnation);
-            let is_over = member.is_some_and(|(.., until)| self.now >= *until);
-            let knows = node.home.tenure().ring_epoch();
-            let is_alone = self.log.members.len() == 1;
-            offer(budget.reads > 0 && knows > 0, Action::Read(*id));
-            offer(budget.writes > 0 && knows > 0, Action::Write(*id));
-            offer(budget.flushes > 0 && knows > 0, Action::Flush(*id));
-            offer(budget.renewals > 0 && knows > 0, Action::Renew(*id));
-            offer(budget.heartbeats > 0 && is_member && !is_over && !node.retired, Action::Heartbeat(*id));
-            offer(budget.joins > 0 && member.is_none() && !node.retired, Action::Join(*id));
-            offer(budget.drops > 0 && is_over && !is_alone, Action::Drop(*id));
-            offer(budget.leaves > 0 && is_member && !node.retired && !is_alone, Action::Retire(*id));
-            let has_left = node.retired && node.home.has_left() && node.copies.owns_nothing();
-            offer(is_member && has_left && !is_alone, Action::Leave(*id));
-            offer(knows < self.log.ring_epoch, Action::Show(*id));
-            offer(budget.crashes > 0, Action::Restart(*id));
-        }
-        offer(budget.steps > 0, Action::Step);
-        actions.extend(self.wire.fates(budget.repeats > 0).into_iter().map(Action::Message));
-        actions
-    }
-
     fn act(&mut self, action: Action, seen: &mut Seen) {
         self.spend(action);
         match action {
@@ -270,25 +202,6 @@ impl World {
             }
         }
         self.observe(seen);
-    }
-
-    fn spend(&mut self, action: Action) {
-        let budget = &mut self.budget;
-        let left = match action {
-            Action::Read(_) => &mut budget.reads,
-            Action::Write(_) => &mut budget.writes,
-            Action::Flush(_) => &mut budget.flushes,
-            Action::Renew(_) => &mut budget.renewals,
-            Action::Step => &mut budget.steps,
-            Action::Heartbeat(_) => &mut budget.heartbeats,
-            Action::Join(_) => &mut budget.joins,
-            Action::Drop(_) => &mut budget.drops,
-            Action::Retire(_) => &mut budget.leaves,
-            Action::Restart(_) => &mut budget.crashes,
-            Action::Message(Fate::Repeat(_)) => &mut budget.repeats,
-            Action::Leave(_) | Action::Show(_) | Action::Message(Fate::Deliver(_)) => return,
-        };
-        *left -= 1;
     }
 
     fn step(&mut self, seen: &mut Seen) {
