@@ -188,3 +188,17 @@ fn late_read_of_a_sharer_makes_it_no_owner_of_what_it_still_reads() {
     version(stage.answer(tag));
     assert_eq!(stage.sees(2, &key), "ask", "the recall took the shared copy with it");
 }
+
+#[test]
+fn nobody_owns_a_line_beside_a_sharer() {
+    let (mut stage, key) = (Stage::new(), key_in(BACK));
+    stage.configure(BACK, false);
+    stage.keep(3, &key);
+    stage.configure(BACK, true);
+    stage.keep(2, &key);
+    assert_eq!((stage.sees(2, &key).as_str(), stage.sees(3, &key).as_str()), ("nothing", "nothing"));
+    let (_, write) = stage.write(2, set(&key, "new"));
+    let orders = stage.arrive(&write);
+    assert_eq!(bound_for(3, &orders).len(), 1, "its home asks the other reader first: {orders:?}");
+    assert_eq!(stage.committed(1, &key), "nothing");
+}
