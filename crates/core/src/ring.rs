@@ -11,7 +11,7 @@ use crate::names::{NodeId, ShardId};
 
 /// Points on the ring for each node or shard: more are fairer, and slower to build.
 const VIRTUAL: u64 = 128;
-/// How much more than its fair share a node may carry, in percent.
+/// How many replicas above its fair share a node may carry, in percent.
 const SLACK_PERCENT: usize = 25;
 /// Hashes must never change: every stored message lies where they say.
 const SEED: u64 = 0x4c6f_636b_7374_6570;
@@ -78,13 +78,14 @@ impl HomeRing {
 }
 
 /// Which nodes hold each shard's replicas; the first of each should lead it. No node carries more
-/// than a quarter above its fair share of replicas, nor of leaders, and a node that joins or leaves
-/// moves few shards besides its own.
+/// than a quarter above its fair share of replicas, or more leaders than its fair share rounded up, and a
+/// node that joins or leaves moves few shards besides its own.
 pub fn place(shards: &[ShardId], nodes: &[NodeId], replicas: usize) -> BTreeMap<ShardId, Vec<NodeId>> {
     let points = Points::new(nodes.iter().map(|node| node.0));
     let replicas = replicas.min(nodes.len());
-    let mut leads = Load::new(shards.len(), nodes.len());
-    let mut holds = Load::new(shards.len() * replicas, nodes.len());
+    // A leader moves at no cost, and works more than those who follow.
+    let mut leads = Load::new(shards.len(), nodes.len(), 0);
+    let mut holds = Load::new(shards.len() * replicas, nodes.len(), SLACK_PERCENT);
     let mut placed = BTreeMap::new();
     for shard in shards {
         let mut chosen: Vec<NodeId> = Vec::with_capacity(replicas);
@@ -114,8 +115,8 @@ struct Load {
 }
 
 impl Load {
-    fn new(items: usize, nodes: usize) -> Self {
-        Self { most: (items * (100 + SLACK_PERCENT)).div_ceil(100 * nodes.max(1)), of: BTreeMap::new() }
+    fn new(items: usize, nodes: usize, slack_percent: usize) -> Self {
+        Self { most: (items * (100 + slack_percent)).div_ceil(100 * nodes.max(1)), of: BTreeMap::new() }
     }
 
     fn fits(&self, node: NodeId) -> bool {
@@ -132,4 +133,49 @@ fn point(member: u64, nth: u64) -> u64 {
     bytes[..8].copy_from_slice(&member.to_le_bytes());
     bytes[8..].copy_from_slice(&nth.to_le_bytes());
     xxh3_64_with_seed(&bytes, SEED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(shards: u32, nodes: u64) -> BTreeMap<ShardId, Vec<NodeId>> {
+        let shards: Vec<_> = (1..=shards).map(ShardId).collect();
+        let nodes: Vec<_> = (1..=nodes).map(NodeId).collect();
+        place(&shards, &nodes, 3)
+    }
+
+    fn most(of: impl Iterator<Item = NodeId>) -> usize {
+        let mut counts: BTreeMap<NodeId, usize> = BTreeMap::new();
+        of.for_each(|node| *counts.entry(node).or_default() += 1);
+        counts.into_values().max().unwrap_or(0)
+    }
+
+    #[test]
+    fn leaders_and_replicas_are_spread() {
+        for (shards, nodes) in [(3, 3), (1, 3), (8, 3), (3, 5), (64, 5), (256, 7)] {
+            let placed = placed(shards, nodes);
+            let (shards, nodes) = (shards as usize, usize::try_from(nodes).unwrap());
+            let leaders = most(placed.values().map(|replicas| replicas[0]));
+            assert_eq!(leaders, shards.div_ceil(nodes), "{shards} shards on {nodes} nodes");
+            let held = most(placed.values().flatten().copied());
+            assert!(held <= (shards * 3 * 125).div_ceil(100 * nodes), "{held} of {shards} on one of {nodes}");
+            for replicas in placed.values() {
+                let mut different = replicas.clone();
+                different.sort_unstable();
+                different.dedup();
+                assert_eq!(different.len(), 3, "{replicas:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_that_joins_takes_replicas_from_all_and_moves_few_others() {
+        let (before, after) = (placed(64, 5), placed(64, 6));
+        let moved: usize = before
+            .iter()
+            .map(|(shard, replicas)| replicas.iter().filter(|node| !after[shard].contains(node)).count())
+            .sum();
+        assert!((64 * 3 / 12..64 * 3 / 3).contains(&moved), "{moved} of {} replicas moved", 64 * 3);
+    }
 }
