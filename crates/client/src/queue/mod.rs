@@ -149,8 +149,8 @@ impl Receive {
     /// is done with one batch when it asks for the next. Where it waits, the acknowledgements are done
     /// at once, but told only with what it waited for.
     pub async fn fetch_and_ack(self, done: &[Delivery]) -> Result<Received, Error> {
-        let receipts = done.iter().map(|delivery| delivery.receipt().to_owned()).collect();
-        self.send(Some(receipts)).await
+        let receipts: Vec<_> = done.iter().map(|delivery| delivery.receipt().to_owned()).collect();
+        self.send((!receipts.is_empty()).then_some(receipts)).await
     }
 
     async fn send(self, ack: Option<Vec<String>>) -> Result<Received, Error> {
@@ -167,7 +167,8 @@ impl Receive {
             guard: None,
             request_id: Some(client.request_id()),
         };
-        let received: wire::Received = client.send("/queue/receive", &body, Toward::Any, self.wait).await?;
+        let received: wire::Received =
+            push::send_until_settled(client, "/queue/receive", &body, self.wait).await?;
         let delivery = |message| Delivery::new(client, message, session.clone());
         let messages = match received.error {
             None => received.messages.into_iter().map(delivery).collect(),

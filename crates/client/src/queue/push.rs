@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::error::Error;
 use crate::nodes::Toward;
-use crate::wire::{Code, Fault, NewMessage, OneResult, Push, Pushed, Results};
+use crate::wire::{Code, Fault, NewMessage, OneResult, Push, Pushed, Received, Results};
 
 /// A message to be pushed.
 #[derive(Clone, Debug)]
@@ -96,26 +96,57 @@ impl Queue {
     }
 }
 
-/// Sends a batch until no item of it has failed for a reason that passes, or the time is over. The
-/// same bytes each time: what is done already answers as it did first.
+/// Sends a batch until no item of it has failed for a reason that passes, or the time is over.
 pub(super) async fn send_batch<T: DeserializeOwned>(
     client: &Client,
     path: &str,
     body: &impl Serialize,
 ) -> Result<Results<T>, Error> {
-    let end = clock::now() + client.patience().total;
+    send_until_settled(client, path, body, Duration::ZERO).await
+}
+
+/// Sends until no part of the answer has failed for a reason that passes, or the time is over, `wait` not
+/// counted. The same bytes each time: what is done already answers as it did first.
+pub(super) async fn send_until_settled<T: Parts>(
+    client: &Client,
+    path: &str,
+    body: &impl Serialize,
+    wait: Duration,
+) -> Result<T, Error> {
+    let end = clock::now() + client.patience().total + wait;
     let mut backoff = Backoff::default();
     loop {
-        let batch: Results<T> = client.send(path, body, Toward::Any, Duration::ZERO).await?;
+        let answer: T = client.send(path, body, Toward::Any, wait).await?;
         let pause = backoff.pause();
-        let passing = batch
-            .results
-            .iter()
-            .any(|result| matches!(result, OneResult::Failed(failure) if may_pass(&failure.error)));
-        if !passing || clock::now() + pause >= end {
-            return Ok(batch);
+        if !answer.faults().any(may_pass) || clock::now() + pause >= end {
+            return Ok(answer);
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// An answer whose parts may fail each by itself.
+pub(super) trait Parts: DeserializeOwned {
+    /// Why parts of it failed.
+    fn faults(&self) -> impl Iterator<Item = &Fault>;
+}
+
+impl<T: DeserializeOwned> Parts for Results<T> {
+    fn faults(&self) -> impl Iterator<Item = &Fault> {
+        self.results.iter().filter_map(fault)
+    }
+}
+
+impl Parts for Received {
+    fn faults(&self) -> impl Iterator<Item = &Fault> {
+        self.error.iter().chain(self.acked.iter().flatten().filter_map(fault))
+    }
+}
+
+fn fault<T>(result: &OneResult<T>) -> Option<&Fault> {
+    match result {
+        OneResult::Failed(failure) => Some(&failure.error),
+        OneResult::Done(_) => None,
     }
 }
 

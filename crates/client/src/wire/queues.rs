@@ -177,8 +177,8 @@ pub struct Received {
     /// One result for each receipt in `ack`, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acked: Option<Vec<OneResult<Acked>>>,
-    /// Why nothing could be received. Only where there was something to acknowledge: otherwise this is
-    /// the whole answer.
+    /// Why nothing could be received. Only where something was acknowledged: otherwise this is the whole
+    /// answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Fault>,
 }

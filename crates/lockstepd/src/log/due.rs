@@ -1,21 +1,20 @@
 //! When a shard should take a snapshot: by the log written since the last one, by what the last one
 //! cost, and by the space that another would give back.
 //!
-//! A snapshot writes all of a shard's metadata, so with a deep backlog it must be taken more rarely:
-//! writing snapshots costs at most a quarter of what writing the log costs, whatever the depth.
+//! A snapshot writes all of a shard's metadata, so with a deep backlog it must be taken more rarely: as
+//! long as there is room for the log, writing snapshots costs a fixed part of what writing the log costs.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Log bytes for each byte of the last snapshot.
-const LOG_PER_SNAPSHOT: u64 = 4;
 /// While the disk is full, so much to give back is worth a snapshot.
 const GARBAGE_WHEN_FULL: u64 = 1024 * 1024;
 /// A log that a follower still needs grows to this before a snapshot cuts it off all the same.
 const LOG_WHILE_SENDING: u64 = 2 * 1024 * 1024 * 1024;
 
 /// What is counted for one shard.
-#[derive(Default)]
 pub(super) struct Due {
+    /// Bytes of log for each byte of the last snapshot.
+    log_per_snapshot: u64,
     /// Bytes of log applied since the last snapshot.
     log: AtomicU64,
     /// Bytes of the shard's own part of the last snapshot.
@@ -26,6 +25,17 @@ pub(super) struct Due {
 }
 
 impl Due {
+    /// Counts from nothing. The log between two snapshots is `log_per_snapshot` times the last one.
+    pub(super) fn new(log_per_snapshot: u64) -> Self {
+        Self {
+            log_per_snapshot,
+            log: AtomicU64::new(0),
+            snapshot: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+            sending: AtomicUsize::new(0),
+        }
+    }
+
     pub(super) fn applied(&self, bytes: usize) {
         self.log.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -64,7 +74,7 @@ impl Due {
             return false;
         }
         let log = self.log.load(Ordering::Relaxed);
-        let enough = log_bytes.max(LOG_PER_SNAPSHOT * self.snapshot.load(Ordering::Relaxed));
+        let enough = log_bytes.max(self.log_per_snapshot * self.snapshot.load(Ordering::Relaxed));
         let worth = if disk_full { GARBAGE_WHEN_FULL.min(log_bytes) } else { log_bytes };
         let more = garbage.saturating_sub(self.kept.load(Ordering::Relaxed));
         log >= enough || more >= worth || (pinned && log > 0)
@@ -88,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_large_snapshot_is_taken_more_rarely() {
-        let due = Due::default();
+        let due = Due::new(4);
         due.applied(1_000);
         assert!(due.is(LOG, 0, false, false));
         due.frozen();
@@ -101,19 +111,19 @@ mod tests {
 
     #[test]
     fn space_to_give_back_is_a_reason_but_not_again_and_again() {
-        let due = Due::default();
+        let due = Due::new(4);
         assert!(due.is(LOG, 1_000, false, false));
         due.saved(0, 1_000);
         assert!(!due.is(LOG, 1_999, false, false));
         assert!(due.is(LOG, 2_000, false, false));
-        let due = Due::default();
+        let due = Due::new(4);
         assert!(!due.is(1 << 30, 2 << 20, false, false));
         assert!(due.is(1 << 30, 2 << 20, false, true), "a full disk cannot wait");
     }
 
     #[test]
     fn a_follower_that_is_being_sent_one_keeps_its_log() {
-        let due = std::sync::Arc::new(Due::default());
+        let due = std::sync::Arc::new(Due::new(4));
         due.applied(1_000);
         let sending = due.sending();
         assert!(!due.is(LOG, 0, false, false));

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use lockstep_core::command::LockOp;
+use lockstep_core::command::{LockOp, QueueOp};
 use lockstep_core::guards::Guard;
 use lockstep_core::names::{Incarnation, NodeId, Origin, ShardId};
 use lockstep_core::query::{Answer, Query};
@@ -112,6 +112,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether nothing was done because of how the shard is: another one may well do it.
+    const fn is_of_the_shard(&self) -> bool {
+        matches!(self, Self::NoLeader { .. } | Self::StoreAway { .. } | Self::Overloaded | Self::StorageFull)
+    }
+
     /// Whether the state itself has decided: asking again changes nothing.
     const fn is_decided(&self) -> bool {
         matches!(self, Self::Refused(_))
@@ -238,7 +243,10 @@ impl Router {
     /// Like [`Self::execute`], with the bodies of the messages in the reply.
     async fn run(&self, shard: ShardId, op: Op, asked: &Asked) -> Result<Told, Error> {
         // A node that stops still has to say so, and to give back what nobody is left to hear of.
-        let ends_something = matches!(op, Op::Member(_) | Op::Lock(LockOp::Cancel { .. }));
+        let ends_something = matches!(
+            op,
+            Op::Member(_) | Op::Lock(LockOp::Cancel { .. }) | Op::Queue(QueueOp::Nack { failed: false, .. })
+        );
         if self.is_draining() && !ends_something {
             return Err(Error::Draining);
         }

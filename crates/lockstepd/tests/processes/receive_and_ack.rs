@@ -1,5 +1,6 @@
 //! A receive that acknowledges what came before: each part has its own outcome, whatever the other's is.
 
+use lockstep_client::Client;
 use serde_json::{Value, json};
 
 use crate::kit::{Cluster, Http};
@@ -58,5 +59,47 @@ async fn a_receive_acknowledges_what_came_before() {
     for ack in [json!([]), json!(vec!["r"; 1001])] {
         let answer = one.post("/queue/receive", &json!({"queue": "next", "ack": ack})).await.unwrap();
         assert_eq!((answer.status, answer.code()), (400, "bad_request"), "{}", answer.text);
+    }
+    // Where nothing was done at all, the error is the whole answer.
+    let body = json!({"queue": "next", "session": "s999999", "ack": [receipt(&fourth)]});
+    let answer = two.post("/queue/receive", &body).await.unwrap();
+    assert_eq!((answer.status, answer.code()), (410, "session_expired"), "{}", answer.text);
+    a_client_goes_from_batch_to_batch(&cluster).await;
+    a_token_fences_messages_without_a_key_wherever_they_are_pushed(&cluster).await;
+}
+
+async fn a_client_goes_from_batch_to_batch(cluster: &Cluster) {
+    let urls = cluster.ids().into_iter().map(|id| format!("http://127.0.0.1:{}", cluster.http(id).port));
+    let queue = Client::new(urls).unwrap().queue("batches");
+    for payload in 0..10 {
+        ok(cluster.http(2), "/queue/push", json!({"queue": "batches", "payload": payload})).await;
+    }
+    let (mut done, mut seen) = (Vec::new(), 0);
+    loop {
+        let received = queue.receive().max(4).fetch_and_ack(&done).await.unwrap();
+        assert!(received.acked.iter().all(Result::is_ok), "{:?}", received.acked);
+        assert_eq!(received.acked.len(), done.len());
+        done = received.messages.unwrap();
+        seen += done.len();
+        if done.is_empty() {
+            break;
+        }
+    }
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((seen, stats.ready, stats.in_flight), (10, 0, 0));
+}
+
+async fn a_token_fences_messages_without_a_key_wherever_they_are_pushed(cluster: &Cluster) {
+    let push = |token| json!({"queue": "fenced", "payload": 1, "guard": {"lock": "fence", "token": token}});
+    let mut tokens = Vec::new();
+    for owner in ["old", "new"] {
+        let grab = json!({"name": "fence", "owner": owner});
+        tokens.push(ok(cluster.http(1), "/lock/acquire", grab).await["token"].as_u64().unwrap());
+        ok(cluster.http(1), "/lock/release", json!({"name": "fence", "owner": owner})).await;
+    }
+    ok(cluster.http(1), "/queue/push", push(tokens[1])).await;
+    for node in cluster.ids() {
+        let answer = cluster.http(node).post("/queue/push", &push(tokens[0])).await.unwrap();
+        assert_eq!((answer.status, answer.code()), (412, "fenced"), "at node {node}: {}", answer.text);
     }
 }

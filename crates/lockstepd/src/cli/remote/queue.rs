@@ -288,14 +288,19 @@ fn received(acks: &[String], answer: &Value) -> Result<String, Failure> {
         |message: &Value| ["receipt", "attempts", "key", "payload"].map(|name| cell(message, name)).to_vec();
     let rows: Vec<Vec<String>> = list(answer, "messages").map(row).collect();
     let refused = refused(acks, list(answer, "acked"));
-    let mut lines: Vec<String> = refused.iter().map(|line| format!("not acknowledged: {line}")).collect();
+    let mut failed: Vec<String> = refused.iter().map(|line| format!("not acknowledged: {line}")).collect();
     if rows.is_empty() {
-        let failed = plain(answer["error"].get("message").unwrap_or(&Value::from("the queue is empty")));
-        lines.push(failed);
-        return Err(Failure::new(lines.join("\n")));
+        let why = answer["error"].get("message").map_or_else(|| "the queue is empty".into(), plain);
+        let done = if refused.len() < acks.len() { "acknowledged, and " } else { "" };
+        failed.push(format!("{done}{why}"));
+        return Err(Failure::new(failed.join("\n")));
     }
-    lines.insert(0, table(&["RECEIPT", "ATTEMPTS", "KEY", "PAYLOAD"], &rows));
-    Ok(lines.join("\n"))
+    let shown = table(&["RECEIPT", "ATTEMPTS", "KEY", "PAYLOAD"], &rows);
+    if failed.is_empty() {
+        return Ok(shown);
+    }
+    println!("{shown}");
+    Err(Failure::new(failed.join("\n")))
 }
 
 /// A message without a key shows none; a payload may well be `null`.

@@ -110,6 +110,8 @@ pub(super) async fn receive(State(gate): Shared, body: Json<wire::Receive>) -> R
     };
     let (messages, error) = match messages {
         Ok(messages) => (messages, None),
+        // Nothing at all was done: that is the whole answer.
+        Err(fault) if received.acked.iter().all(Result::is_err) => return Err(fault),
         Err(fault) => (Vec::new(), Some(fault.into_wire().error)),
     };
     let acked = done.results(received.acked, wire::Acked { acknowledged: true }).map(one_result).collect();

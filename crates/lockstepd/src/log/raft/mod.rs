@@ -43,6 +43,8 @@ use crate::store::wal::Wal;
 pub use offline::{Begin, Stored};
 pub use runtime::seed_this_thread;
 
+/// Log bytes for each byte of the last snapshot: what is replayed at a start.
+const LOG_PER_SNAPSHOT: u64 = 4;
 /// Log of a shard that stays in memory, at most.
 const RECENT_BYTES: usize = 16 * 1024 * 1024;
 
@@ -136,7 +138,7 @@ impl Groups {
             .map_err(|source| Error::Storage { shard, source })?;
         let formed = storage.is_formed();
         let (applied, applied_seen) = watch::channel(machine::Applied::default());
-        let due = Arc::new(due::Due::default());
+        let due = Arc::new(due::Due::new(LOG_PER_SNAPSHOT));
         let machine = machine::Machine::open(
             Arc::clone(&state),
             self.snapshots.clone(),

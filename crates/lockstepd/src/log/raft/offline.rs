@@ -45,7 +45,7 @@ impl Stored {
     /// Brings an empty `state` to the end of the log.
     pub async fn replay(&self, state: Arc<State>, snapshots: &Snapshots) -> io::Result<()> {
         let (applied, _) = watch::channel(Applied::default());
-        let due = Arc::new(Due::default());
+        let due = Arc::new(Due::new(super::LOG_PER_SNAPSHOT));
         let mut machine = Machine::open(state, snapshots.clone(), applied, due, self.0.purged()).await?;
         loop {
             let next = machine.last().map_or(0, |last| last.index + 1);

@@ -113,7 +113,7 @@ impl Driver {
             link,
             tail: Position::default(),
             author: None,
-            due: Due::default(),
+            due: Due::new(super::LOG_PER_SNAPSHOT),
             entries: 0,
             garbage: 0,
             again: false,

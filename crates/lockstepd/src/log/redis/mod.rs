@@ -51,6 +51,9 @@ pub use home::{Cluster, Home};
 pub use offline::Offline;
 pub use server::{Refusal, Server};
 
+/// Log bytes for each byte of the last snapshot: both are Redis' memory.
+const LOG_PER_SNAPSHOT: u64 = 2;
+
 /// How a shard's log behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -159,7 +162,7 @@ impl Shards {
             link: link.another(),
             tail: entry::Position::default(),
             author: None,
-            due: Due::default(),
+            due: Due::new(LOG_PER_SNAPSHOT),
             entries: 0,
             garbage: 0,
             again: false,

@@ -5,6 +5,7 @@
 mod borrow;
 mod carry;
 mod manage;
+mod receive;
 mod sessions;
 mod settle;
 mod take;
@@ -23,10 +24,10 @@ use super::{Asked, Error, Router};
 
 pub(super) use borrow::Borrowing;
 pub use manage::{Page, Stats};
+pub use receive::{Receive, Received};
 pub(super) use sessions::Enlisted;
 pub use sessions::Heartbeat;
 pub use settle::Onwards;
-pub use take::{Receive, Received};
 pub(super) use watch::Watches;
 
 /// So many messages without a key go to one shard before the next shard's turn.
@@ -53,7 +54,7 @@ impl Router {
         asked: &Asked,
     ) -> Vec<Result<(ShardId, Placed), Error>> {
         let count = messages.len();
-        let loose = self.loose_shard(&queue, count, asked);
+        let (loose, by_turn) = self.loose_shard(&queue, count, asked);
         let mut groups: BTreeMap<ShardId, (Vec<usize>, Vec<NewMessage>)> = BTreeMap::new();
         for (place, message) in messages.into_iter().enumerate() {
             let shard = self.shard_for(&queue, &message).unwrap_or(loose);
@@ -67,6 +68,9 @@ impl Router {
         });
         let mut results: Vec<_> = (0..count).map(|_| Err(Error::OutcomeUnknown)).collect();
         for (shard, places, reply) in join_all(pushes).await {
+            if shard == loose && by_turn && reply.as_ref().is_err_and(Error::is_of_the_shard) {
+                self.loose.fetch_add(IN_A_ROW, Ordering::Relaxed);
+            }
             for (nth, place) in places.into_iter().enumerate() {
                 results[place] = match &reply {
                     Ok(Reply::Pushed(placed)) => match placed.get(nth) {
@@ -91,25 +95,32 @@ impl Router {
         Some(self.ring.shard_of(&queue.0, bytes))
     }
 
-    /// Where this request's messages without a key go: all to one shard, and a retry to the same.
-    /// Otherwise to a shard that this node leads, if there is one, which spares a way; and many in a row
-    /// to the same, because an entry costs the cluster the same whatever it carries.
-    fn loose_shard(&self, queue: &QueueName, count: usize, asked: &Asked) -> ShardId {
-        match &asked.id {
-            Some(id) => self.ring.shard_of(&queue.0, id.id.as_bytes()),
-            None => {
-                let all = self.queue_shards();
-                let led: Vec<_> = all.iter().copied().filter(|shard| self.leads(*shard)).collect();
-                let shards = if led.is_empty() { all } else { led };
-                let turn = self.loose.fetch_add(count as u64, Ordering::Relaxed) / IN_A_ROW;
-                let nth = usize::try_from(turn % shards.len().max(1) as u64).unwrap_or(0);
-                shards.get(nth).copied().unwrap_or(ShardId(1))
-            }
+    /// Where this request's messages without a key go, and whether that is by turn: all to one shard, a
+    /// retry to the same, and what one lock guards to where its tokens are known. Otherwise to a shard
+    /// that this node leads, if there is one, which spares a way; and many in a row to the same, because
+    /// an entry costs the cluster the same whatever it carries.
+    fn loose_shard(&self, queue: &QueueName, count: usize, asked: &Asked) -> (ShardId, bool) {
+        let by = match (&asked.guard, &asked.id) {
+            (Some(claim), _) => Some(claim.lock.0.as_bytes()),
+            (None, Some(id)) => Some(id.id.as_bytes()),
+            (None, None) => None,
+        };
+        if let Some(by) = by {
+            return (self.ring.shard_of(&queue.0, by), false);
         }
-    }
-
-    fn leads(&self, shard: ShardId) -> bool {
-        self.replica(shard).is_some_and(|replica| replica.leads())
+        let all = self.queue_shards();
+        let replica = |shard: &ShardId| self.replica(*shard);
+        let led = |shard: &ShardId| replica(shard).is_some_and(|replica| replica.leads());
+        // Of a shard that has no replica here nothing is known.
+        let well = |shard: &ShardId| replica(shard).is_none_or(|replica| replica.leader().is_some());
+        let those = |which: &dyn Fn(&ShardId) -> bool| {
+            let some: Vec<_> = all.iter().copied().filter(|shard| which(shard)).collect();
+            (!some.is_empty()).then_some(some)
+        };
+        let shards = those(&led).or_else(|| those(&well)).unwrap_or_else(|| all.clone());
+        let turn = self.loose.fetch_add(count as u64, Ordering::Relaxed) / IN_A_ROW;
+        let nth = usize::try_from(turn % shards.len().max(1) as u64).unwrap_or(0);
+        (shards.get(nth).copied().unwrap_or(ShardId(1)), true)
     }
 
     async fn push_to(

@@ -1,4 +1,4 @@
-//! Pops and receives over all shards: older messages first where that is known, no shard left out,
+//! Takes messages from all shards: older messages first where that is known, no shard left out,
 //! and nothing only when each shard proved empty.
 //!
 //! Messages are taken from one shard at a time, so nothing is ever taken in excess and given back.
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use lockstep_core::command::{InSession, QueueOp};
+use lockstep_core::command::QueueOp;
 use lockstep_core::dedup::delivered;
 use lockstep_core::guards::Guard;
-use lockstep_core::names::{QueueName, Receipt, SessionId, ShardId};
+use lockstep_core::names::{QueueName, ShardId};
 use lockstep_core::query::{Answer, Query};
 use lockstep_core::{Millis, Op, Refusal, Reply};
 use tokio::sync::oneshot;
@@ -25,119 +25,25 @@ use super::Message;
 use super::sessions::session_of;
 
 /// How long a shard without a leader keeps a consumer from looking at the others.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// One in so many takes goes by turn instead of by age: clocks of pushing nodes may differ.
 const BY_TURN: u64 = 4;
 
-/// The step of a named receive in which it acknowledges; its own steps are numbered from 0.
-const ACKS: u32 = u32::MAX;
-
-/// A receive, and what it acknowledges on the way.
-#[derive(Clone, Debug)]
-pub struct Receive {
-    /// From where.
-    pub queue: QueueName,
-    /// At most so many messages.
-    pub max: u32,
-    /// How long they stay hidden; without it the queue's own holds.
-    pub visibility: Option<Millis>,
-    /// Each of its heartbeats extends the receipts, and its end returns the messages.
-    pub session: Option<SessionId>,
-    /// How long to wait for a message, at most.
-    pub wait: Millis,
-    /// Earlier deliveries of any queue, which are done.
-    pub acks: Vec<(ShardId, Receipt)>,
-}
-
-/// What came of a [`Receive`].
-#[derive(Debug)]
-pub struct Received {
-    /// One result for each acknowledgement, in order.
-    pub acked: Vec<Result<(), Error>>,
-    /// Empty: every shard proved empty.
-    pub messages: Result<Vec<Message>, Error>,
-}
-
 /// What a request wants to take.
 #[derive(Clone)]
-struct Want {
-    queue: QueueName,
-    op: QueueOp,
-    wait: Millis,
-    asked: Asked,
+pub(super) struct Want {
+    pub(super) queue: QueueName,
+    pub(super) op: QueueOp,
+    pub(super) wait: Millis,
+    pub(super) asked: Asked,
 }
 
 impl Router {
-    /// Takes one message from whichever shard has one. `None`: every shard proved empty.
-    pub async fn pop(
-        self: &Arc<Self>,
-        queue: QueueName,
-        wait: Millis,
-        asked: &Asked,
-    ) -> Result<Option<Message>, Error> {
-        let op = QueueOp::Pop { queue: queue.clone() };
-        let want = Want { queue, op, wait, asked: asked.clone() };
-        Ok(self.deliver(want, Vec::new()).await.messages?.pop())
-    }
-
-    /// Delivers up to `max` messages, and acknowledges earlier ones with it: at each shard first, so
-    /// that the next message of a key can come with the acknowledgement of the last one.
-    pub async fn receive(self: &Arc<Self>, receive: Receive, asked: &Asked) -> Received {
-        let Receive { queue, max, visibility, session, wait, acks } = receive;
-        let session = session.map(|session| InSession { session, proven: false });
-        let op = QueueOp::Receive { queue: queue.clone(), max, visibility, session };
-        self.deliver(Want { queue, op, wait, asked: asked.clone() }, acks).await
-    }
-
-    /// A caller that hangs up gets nothing: what was taken for it goes back at once. Not so for a
-    /// named request, which may be asked again for its answer.
-    async fn deliver(self: &Arc<Self>, want: Want, acks: Vec<(ShardId, Receipt)>) -> Received {
-        let router = Arc::clone(self);
-        let (mut answer, caller) = oneshot::channel();
-        let count = acks.len();
-        tokio::spawn(async move {
-            let named = want.asked.id.is_some();
-            let received = router.settle_and_take(&want, acks, &mut answer).await;
-            if let Err(Received { messages: Ok(messages), .. }) = answer.send(received)
-                && !named
-            {
-                router.give_back(messages).await;
-            }
-        });
-        let unknown = || Received {
-            acked: vec![Err(Error::OutcomeUnknown); count],
-            messages: Err(Error::OutcomeUnknown),
-        };
-        caller.await.unwrap_or_else(|_| unknown())
-    }
-
-    async fn settle_and_take(
+    /// Takes what is there, or waits for it as long as is wanted and the caller is there.
+    pub(super) async fn take<T>(
         self: &Arc<Self>,
         want: &Want,
-        acks: Vec<(ShardId, Receipt)>,
-        caller: &mut oneshot::Sender<Received>,
-    ) -> Received {
-        if acks.is_empty() {
-            return Received { acked: Vec::new(), messages: self.take(want, caller).await };
-        }
-        // Both are on their way before either is done, the acknowledgements first: a shard that has
-        // something to give commits the two in one entry.
-        let asked = want.asked.step(ACKS);
-        let mut at_once = want.clone();
-        at_once.wait = Millis(0);
-        let (acked, messages) = tokio::join!(self.ack(acks, &asked), self.take(&at_once, caller));
-        let messages = match messages {
-            // What has just been acknowledged may have been all that kept the next one back.
-            Ok(messages) if messages.is_empty() => self.take(want, caller).await,
-            messages => messages,
-        };
-        Received { acked, messages }
-    }
-
-    async fn take(
-        self: &Arc<Self>,
-        want: &Want,
-        caller: &mut oneshot::Sender<Received>,
+        caller: &mut oneshot::Sender<T>,
     ) -> Result<Vec<Message>, Error> {
         let until = self.clock.now() + Duration::from_millis(want.wait.0);
         let mut round = 0;

@@ -33,7 +33,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { segment_bytes: 64 * 1024 * 1024, bytes_max: 512 * 1024 * 1024 }
+        Self { segment_bytes: 64 * 1024 * 1024, bytes_max: 1024 * 1024 * 1024 }
     }
 }
 
