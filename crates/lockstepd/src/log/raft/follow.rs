@@ -67,7 +67,9 @@ impl Follow {
         let (epoch, applied) = *self.applied.borrow();
         let term = Epoch(metrics.current_term);
         let patience = self.settings.election_max;
-        let followed = metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < patience);
+        let alone = metrics.membership_config.voter_ids().eq([self.node.0]);
+        // Nobody answers a member that is alone.
+        let followed = alone || metrics.last_quorum_acked.is_none_or(|at| at.elapsed() < patience);
         let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.node.0);
         // A leader that went silent is nobody to send callers to, until another is elected.
         let alive = if leads { followed } else { self.heard.within(patience) };

@@ -71,6 +71,18 @@ impl Cluster {
         Self::with(shard, settings, self::settings()).await
     }
 
+    /// One member, which nobody joins.
+    async fn alone(shard: ShardId) -> Self {
+        let only = NodeId(1);
+        let disks = BTreeMap::from([(only, (MemoryDisk::default(), Snapshots::memory()))]);
+        let (settings, limits) = (Settings::default(), self::settings());
+        let mut cluster =
+            Self { shard, settings, limits, wires: Arc::default(), disks, nodes: BTreeMap::new() };
+        cluster.start(only).await;
+        cluster.log(only).initialize(&BTreeSet::from([only])).await.unwrap();
+        cluster
+    }
+
     async fn with(shard: ShardId, settings: Settings, limits: lockstep_core::shard::Settings) -> Self {
         let disks =
             all().into_iter().map(|node| (node, (MemoryDisk::default(), Snapshots::memory()))).collect();
@@ -207,6 +219,17 @@ async fn proposals_that_wait_share_entries() {
     let snapshots: BTreeSet<_> =
         cluster.nodes.values().map(|node| node.state.snapshot().unwrap().1).collect();
     assert_eq!(snapshots.len(), 1, "replicas differ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_alone_leads_for_as_long_as_it_lives() {
+    let cluster = Cluster::alone(ShardId(0)).await;
+    let log = cluster.log(NodeId(1));
+    log.status().wait_for(|status| status.leading).await.unwrap();
+    let lost = async { log.status().wait_for(|status| !status.leading).await.map(drop) };
+    assert!(tokio::time::timeout(LONG, lost).await.is_err(), "it no longer leads");
+    log.propose(acquire(1, "a", 600_000)).await.unwrap();
+    log.barrier().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
