@@ -62,6 +62,8 @@ struct World {
     changes: BTreeMap<Tag, (usize, bool)>,
     /// Lost lines that are in the history already.
     lost: u64,
+    /// Lines that had been evicted before this step.
+    evicted: u64,
     /// What a client of the home's own node may read, and until when.
     lent: Option<(Option<Version>, Millis)>,
 }
@@ -102,6 +104,7 @@ impl World {
             filling: None,
             changes: BTreeMap::new(),
             lost: 0,
+            evicted: 0,
             lent: None,
         };
         world.configure(budget.write_back, &mut Seen::default());
@@ -211,6 +214,7 @@ impl World {
     /// What is committed now belongs to the history.
     fn settle(&mut self) {
         self.note_losses();
+        self.evicted = self.home.stats().evictions;
         for key in 0..self.keys.len() {
             self.commits(key, self.committed(key));
         }

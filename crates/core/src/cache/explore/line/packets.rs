@@ -129,6 +129,10 @@ impl World {
         }
         if let (Answer::Value(value), Some((to, flight, key))) = (answer, self.asked.remove(&tag)) {
             seen.owners += u64::from(value.grant.is_some());
+            // The same step may have evicted the line, before it was read and written again.
+            if value.held.is_none() && self.home.stats().evictions > self.evicted {
+                self.commits(key, None);
+            }
             self.wire.send(Packet::Value { to, flight, key, value });
         }
     }
