@@ -2,9 +2,8 @@
 //!
 //! It knows nothing of what is said.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 /// Why a stream goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,17 +16,17 @@ pub enum Turn {
     Stopping,
 }
 
-/// Waits for the bell, for at most `quiet`. Whoever looks for something to say marks the bell as seen
-/// first, so that nothing rings in vain.
+/// Waits for the bell, until `quiet_at` at the latest, however often it rings. Whoever looks for something
+/// to say marks the bell as seen first, so that nothing rings in vain.
 pub async fn turn(
     bell: &mut watch::Receiver<()>,
     stopping: &mut watch::Receiver<bool>,
-    quiet: Duration,
+    quiet_at: Instant,
 ) -> Turn {
     tokio::select! {
         biased;
         _ = stopping.wait_for(|stopping| *stopping) => Turn::Stopping,
+        () = sleep_until(quiet_at) => Turn::Quiet,
         _ = bell.changed() => Turn::Rung,
-        () = tokio::time::sleep(quiet) => Turn::Quiet,
     }
 }

@@ -113,6 +113,8 @@ impl Cache {
 impl Watch {
     /// What happened since the last call, as soon as anything has. `None`: the node is stopping.
     pub async fn next(&mut self) -> Option<Vec<(EventId, Event)>> {
+        // What others hear of rings as well, and must not put off the word that this one lives.
+        let quiet_at = Instant::now() + ALIVE_EVERY;
         loop {
             if *self.stopping.borrow() {
                 return None;
@@ -122,7 +124,7 @@ impl Watch {
             if !events.is_empty() {
                 return Some(events);
             }
-            match turn(&mut self.bell, &mut self.stopping, ALIVE_EVERY).await {
+            match turn(&mut self.bell, &mut self.stopping, quiet_at).await {
                 Turn::Rung => {}
                 Turn::Stopping => return None,
                 Turn::Quiet => return Some(vec![(self.id(self.seq), Event::Alive)]),

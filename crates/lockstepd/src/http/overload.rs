@@ -1,9 +1,10 @@
 //! Refusing early: a node that has as many requests to its cache in hand as it may says so at once.
 //!
 //! Locks and queues are bounded where they wait for the log, and what waits at a home for the cache's
-//! protocol is bounded there. Requests that park on purpose have as much room again, beside the others.
-//! What people look at when a node is overloaded is always answered. Neither are hits of this node's memory
-//! counted, which are answered before they could wait for anything.
+//! protocol is bounded there. Loads, which park on purpose, have as much room again, beside the others.
+//! What people look at when a node is overloaded is always answered, and so is what others wait for: near
+//! clients, which are bounded by their number, say here what they have forgotten, and a write waits for it.
+//! Neither are watches counted, which are bounded as connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,8 +28,10 @@ impl InHand {
     /// Makes room for a request, if it counts, among `max`.
     pub(super) fn enter(&self, path: &str, max: usize) -> Result<Place<'_>, Fault> {
         let count = match path {
-            "/cache/near/close" | "/cache/stats" => return Ok(Place(None)),
-            "/cache/load" | "/cache/near/sync" => &self.parked,
+            "/cache/near/sync" | "/cache/near/close" | "/cache/watch" | "/cache/stats" => {
+                return Ok(Place(None));
+            }
+            "/cache/load" => &self.parked,
             path if path.starts_with("/cache/") => &self.working,
             _ => return Ok(Place(None)),
         };
@@ -60,11 +63,14 @@ mod tests {
         let in_hand = InHand::default();
         let first = in_hand.enter("/cache/set", 1).expect("there is room");
         assert!(in_hand.enter("/cache/get", 1).is_err());
-        for path in ["/health", "/metrics", "/lock/acquire", "/cache/near/close", "/cache/stats"] {
+        let parked = in_hand.enter("/cache/load", 1).expect("they have room of their own");
+        assert!(in_hand.enter("/cache/load", 1).is_err());
+        for path in ["/health", "/metrics", "/lock/acquire", "/cache/stats", "/cache/watch"] {
             assert!(in_hand.enter(path, 1).is_ok(), "{path} is not counted");
         }
-        let parked = in_hand.enter("/cache/load", 1).expect("they have room of their own");
-        assert!(in_hand.enter("/cache/near/sync", 1).is_err());
+        for path in ["/cache/near/sync", "/cache/near/close"] {
+            assert!(in_hand.enter(path, 1).is_ok(), "a write waits for {path}");
+        }
         drop(parked);
         assert!(in_hand.enter("/cache/load", 1).is_ok());
         drop(first);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use lockstep_core::names::{LockName, ShardId};
 use lockstep_core::query::{Answer, Event, HistoryView, LockView, Query};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{Error, Router};
 use crate::replica::Replica;
@@ -86,6 +87,8 @@ impl Router {
 impl Watch {
     /// What happened since the last call, as soon as anything has. `None`: the node is stopping.
     pub async fn next(&mut self) -> Option<Vec<Change>> {
+        // What others hear of rings as well, and must not put off the word that this one lives.
+        let quiet_at = Instant::now() + ALIVE_EVERY;
         loop {
             if *self.stopping.borrow() {
                 return None;
@@ -95,7 +98,7 @@ impl Watch {
             if !changes.is_empty() {
                 return Some(changes);
             }
-            match turn(&mut self.bell, &mut self.stopping, ALIVE_EVERY).await {
+            match turn(&mut self.bell, &mut self.stopping, quiet_at).await {
                 Turn::Rung => {}
                 Turn::Stopping => return None,
                 Turn::Quiet => return Some(vec![Change::Alive { last: self.after.unwrap_or_default() }]),

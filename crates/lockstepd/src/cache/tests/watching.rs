@@ -67,6 +67,27 @@ async fn a_watcher_hears_of_every_change_whoever_makes_it_and_wherever_its_home_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_of_a_quiet_key_hears_that_it_lives_while_another_key_changes_all_the_time() {
+    let cluster = Cluster::new().await;
+    let only = Only { key: Some("quiet".into()), ..everything() };
+    let mut watch = watch(&cluster, 1, only, None).await;
+    all(&mut watch).await;
+    let busy = async {
+        loop {
+            cluster.set(2, "busy", "a").await.unwrap();
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    };
+    let heard = tokio::select! {
+        heard = tokio::time::timeout(6 * SECOND, watch.next()) => heard,
+        () = busy => unreachable!("it writes for ever"),
+    };
+    let heard = heard.expect("it says in time that it lives").unwrap();
+    let [(id, Event::Alive)] = heard[..] else { panic!("{heard:?}") };
+    assert!(id.seq > 40, "it says how far it has looked: {id}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_owner_writes_without_a_word_to_the_home_is_told_and_so_is_its_loss() {
     let cluster = Cluster::new().await;
     let key = (0..).map(|n| format!("back\0k{n}"));
