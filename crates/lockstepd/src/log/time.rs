@@ -31,6 +31,12 @@ impl LogTime {
         self.last.plus(Millis(u64::try_from(passed).unwrap_or(u64::MAX)).min(max_step))
     }
 
+    /// The last stamp came into no entry, and nobody could write since: log time goes on where the log ends,
+    /// from when it is next asked for.
+    pub(super) fn forget(&mut self) {
+        self.epoch = Epoch(0);
+    }
+
     /// Now, as the next entry says it. Fractions of a millisecond count towards the next stamp.
     pub(super) fn stamp(&mut self, epoch: Epoch, applied: Millis, max_step: Millis) -> Millis {
         let now = self.now(epoch, applied, max_step);
@@ -74,5 +80,25 @@ mod tests {
             Millis(2_801),
             "a new reign begins where the log ends"
         );
+    }
+
+    #[test]
+    fn what_was_refused_moves_log_time_no_further_however_often_it_was_tried() {
+        let seconds = Arc::new(AtomicU64::new(0));
+        let clock = Clock::with({
+            let seconds = Arc::clone(&seconds);
+            move || Duration::from_secs(seconds.load(Ordering::Relaxed))
+        });
+        let (epoch, applied, max) = (Epoch(1), Millis(500), Millis(2_000));
+        let mut time = LogTime::new(clock);
+        time.stamp(epoch, applied, max);
+        for _ in 0..60 {
+            seconds.fetch_add(1, Ordering::Relaxed);
+            time.stamp(epoch, applied, max);
+            time.forget();
+        }
+        assert_eq!(time.now(epoch, applied, max), applied);
+        seconds.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(time.stamp(epoch, applied, max), Millis(1_500), "and from then on it counts");
     }
 }

@@ -123,6 +123,10 @@ impl Proposer {
     fn landed(&mut self, written: &Written) {
         self.carried -= written.carried;
         self.refused = written.refused;
+        if written.refused {
+            // A leader that does not get rid of its reign goes on with it: what it could not write has not passed.
+            self.log_time.forget();
+        }
     }
 
     /// How long until log time should be written down although nothing is asked.

@@ -100,12 +100,7 @@ impl Driver {
             Some(last) if last > (self.tail.epoch, self.tail.seq) => Ok(()),
             Some(_) if self.tail.index.0 > 0 => Err(self.lost_tail(last)),
             Some(_) => Ok(()),
-            None => Err(Fault::Broken(format!(
-                "{} is gone, although it has been there ({} remembers it): somebody deleted it. Restore Redis from \
-                 a backup, or import the last export; to begin with nothing, use another name in --store",
-                self.keys.log(),
-                self.keys.born(),
-            ))),
+            None => Err(self.gone()),
         }
     }
 }

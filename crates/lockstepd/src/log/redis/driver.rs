@@ -75,8 +75,10 @@ pub(super) struct Driver {
     pub(super) read_at_once: u32,
     /// The entry up to which a snapshot was last written, or tried.
     pub(super) attempted: Index,
-    /// An append was refused for want of memory.
+    /// An append was refused for want of memory, and nothing has been given back since.
     pub(super) out_of_memory: bool,
+    /// The last one was.
+    pub(super) refused: bool,
     /// While memory is short, one snapshot of all this node's shards is written at a time.
     pub(super) turns: Arc<Semaphore>,
     /// The last applied index, for those who wait for just that.
@@ -122,6 +124,7 @@ impl Driver {
             read_at_once: READ,
             attempted: Index(0),
             out_of_memory: false,
+            refused: false,
             turns: Arc::new(Semaphore::new(1)),
             applied: watch::Sender::new(Index(0)),
         }

@@ -8,6 +8,10 @@ use lockstep_core::names::NodeId;
 use lockstep_core::{Epoch, Index};
 use redis::Value;
 
+/// The last epoch that a clock can bring about, in the year 2097: whatever it shows, so many reigns can follow
+/// that no epoch ever needs more than 32 bits, and neither do the numbers of chunks wrap nor tokens reach 2^53.
+const CALENDAR_MAX: u64 = (1 << 32) - (1 << 28);
+
 /// Where an entry stands.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -60,7 +64,7 @@ impl Position {
     /// The first position of a later reign, which begins at `now` (unix seconds). A history that
     /// was lost and its successor so never share an epoch, and never a fencing token.
     pub(super) fn reign(self, now: u64) -> Self {
-        let epoch = Epoch((self.epoch.0 + 1).max(now.min(u64::from(u32::MAX))));
+        let epoch = Epoch((self.epoch.0 + 1).max(now.min(CALENDAR_MAX)));
         Self { epoch, seq: 0, index: Index(self.index.0 + 1) }
     }
 
@@ -146,7 +150,9 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chunks;
     use super::*;
+    use crate::store::bodies::ELSEWHERE;
 
     fn raw(id: &str, fields: &[(&str, &[u8])]) -> Value {
         let bulk = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
@@ -188,6 +194,19 @@ mod tests {
         assert!(!at.may_precede(Position { epoch: Epoch(9), seq: 1, ..at }), "a reign without its beginning");
         assert_eq!(at.reign(1_764_000_000).epoch, Epoch(1_764_000_000));
         assert_eq!(at.reign(3).epoch, Epoch(8), "whatever the clock says, epochs only grow");
-        assert_eq!(at.reign(u64::MAX).epoch, Epoch(u64::from(u32::MAX)), "tokens stay below 2^53");
+    }
+
+    #[test]
+    fn a_clock_that_is_far_ahead_leaves_room_for_more_reigns() {
+        let mut at = Position { epoch: Epoch(7), seq: 4, index: Index(100) }.reign(u64::MAX);
+        let mut last = chunks::number(at.epoch, 0);
+        assert!(last >= ELSEWHERE);
+        for _ in 0..1_000 {
+            at = at.next().reign(u64::MAX);
+            let number = chunks::number(at.epoch, 0);
+            assert!(number > last, "the numbers of chunks wrap");
+            last = number;
+        }
+        assert!(at.epoch.0 + (1 << 27) < 1 << 32, "tokens stay below 2^53");
     }
 }

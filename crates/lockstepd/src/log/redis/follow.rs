@@ -252,6 +252,10 @@ impl Driver {
     /// What this node has applied is not in the stream any more.
     pub(super) fn lost_tail(&self, last: &str) -> Fault {
         let tail = self.tail;
+        // A replica that was promoted too early still has something.
+        if last.is_empty() || last == "0-0" {
+            return self.gone();
+        }
         Fault::Broken(format!(
             "{} ends at {last}, but this node has applied {} (index {}): Redis has lost acknowledged entries, or \
              somebody deleted them. Nothing was written since. If Redis can be brought back with all its data, do \
@@ -260,6 +264,17 @@ impl Driver {
             self.keys.log(),
             tail.id(),
             tail.index,
+        ))
+    }
+
+    /// There was a stream, and nothing is left of it.
+    pub(super) fn gone(&self) -> Fault {
+        Fault::Broken(format!(
+            "{} is gone or empty, although it has been there: somebody deleted it, or Redis has lost its data. \
+             Restore Redis from a backup, or import the last export, before any node is started again: where \
+             nothing at all is left in Redis, the nodes begin a new, empty cluster. To begin with nothing, use \
+             another name in --store",
+            self.keys.log(),
         ))
     }
 

@@ -30,6 +30,9 @@ const AHEAD_MS_MAX: u64 = 1_000;
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
 /// A stream of many small entries takes long to read, however few bytes they are.
 const SNAPSHOT_ENTRIES: u64 = 200_000;
+/// After an append was refused for want of memory, how long until another is tried although nobody asks for
+/// one: what is due stays due.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A snapshot that is being written.
 type Snapshot = JoinHandle<(Index, Result<Written, Failed>)>;
@@ -77,6 +80,7 @@ impl Driver {
     }
 
     async fn lead(&mut self, author: &Author) -> Result<End, Fault> {
+        self.refused = false;
         let mut snapshot: Option<Snapshot> = None;
         let mut not_before = Instant::now();
         let chunks = Arc::new(AtomicU64::new(0));
@@ -90,7 +94,7 @@ impl Driver {
                 // It counts every chunk: not for each pack.
                 self.garbage = self.state.garbage();
             }
-            let least = Duration::ZERO;
+            let least = if self.refused { REFUSED_PAUSE } else { Duration::ZERO };
             let due = until_tick(&self.state, &mut self.log_time, self.tail.epoch, least);
             let tick = due.unwrap_or(self.settings.heartbeat).min(self.settings.heartbeat);
             let ended = tokio::select! {
@@ -167,12 +171,13 @@ impl Driver {
         brings_bodies(&command.op) && !self.state.read(|shard| shard.knows(&command.request))
     }
 
-    /// Names another member to lead next, and ends this reign.
+    /// Names another member to lead next, and ends this reign; that goes on if there is no memory even for that.
     async fn hand_over(&mut self, author: &Author, to: NodeId) -> Result<Option<End>, Fault> {
         let (at, content) = (self.tail.next(), Content::HandOver(to));
         let fate = self.append(at, author, content.clone(), 0).await;
+        let named = matches!(fate, Fate::Done);
         let ended = self.settle(at, author, content, Vec::new(), fate)?;
-        Ok(ended.or(Some(End::Follow)))
+        Ok(ended.or(named.then_some(End::Follow)))
     }
 
     /// What follows from the fate of an append.
@@ -187,6 +192,7 @@ impl Driver {
         match fate {
             Fate::Done => {
                 let replies = self.apply(Entry { at, author: author.clone(), content })?;
+                self.refused = false;
                 self.tell(|status| status.away = None);
                 answer(callers, at.index, replies);
                 Ok(None)
@@ -199,7 +205,9 @@ impl Driver {
                 // Standing again would need memory too. This reign goes on as soon as there is some.
                 fail(callers, &ProposeError::Away);
                 self.tell(|status| status.away = Some(why.as_str().into()));
-                self.out_of_memory = true;
+                (self.out_of_memory, self.refused) = (true, true);
+                // Nobody can renew meanwhile.
+                self.log_time.forget();
                 Ok(None)
             }
             Fate::Refused(why) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, Value};
 
+use super::room;
 use super::server::Server;
 
 /// Why a command has no answer.
@@ -63,8 +64,12 @@ impl Link {
                 self.connection = Some(connection);
                 Ok(value)
             }
-            // After any trouble the key may live elsewhere: the connection is not used again.
-            Ok(Err(error)) if refused(&error) => Err(Failed::Not(format!("Redis refuses: {error}"))),
+            // After any other trouble the key may live elsewhere: the connection is not used again.
+            Ok(Err(error)) if refused(&error) => {
+                let why = format!("Redis refuses: {error}");
+                self.connection = room::is_out_of_memory(&why).then_some(connection);
+                Err(Failed::Not(why))
+            }
             Ok(Err(error)) => Err(Failed::Maybe(format!("the connection to Redis broke: {error}"))),
             Err(_) => Err(Failed::Maybe(format!("Redis did not answer within {} ms", patience.as_millis()))),
         }

@@ -171,6 +171,7 @@ impl Shards {
             read_at_once: follow::READ,
             attempted: Index(0),
             out_of_memory: false,
+            refused: false,
             turns: Arc::clone(&self.turns),
             applied,
         };

@@ -2,6 +2,10 @@
 //!
 //! Whole nodes under it are tested as processes.
 
+use lockstep_core::Reply;
+use lockstep_core::command::{Claimant, LockOp};
+use lockstep_core::names::{LockName, Owner};
+
 use super::*;
 
 const LIMIT: u64 = 12 << 20;
@@ -91,6 +95,42 @@ async fn without_any_memory_the_leader_waits_and_gives_back_what_it_can() {
     cluster.log(first).propose(acquire(901, "x", 1_000)).await.unwrap();
     assert_eq!(cluster.place(first).epoch, epoch, "the reign has not ended");
     cluster.reader().await;
+}
+
+#[tokio::test]
+async fn time_without_any_memory_costs_no_holder_its_lease_and_no_leader_its_reign() {
+    let redis = RedisServer::start();
+    let cluster = Cluster::new(&redis, 0, calm());
+    let first = leader(&cluster, None).await;
+    let epoch = cluster.place(first).epoch;
+    let log = cluster.log(first);
+    let granted = log.propose(acquire(1, "held", 2_000)).await.unwrap();
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let status = log.status();
+    until(|| status.borrow().away.is_some()).await;
+    redis.cli(&["CONFIG", "RESETSTAT"]);
+    log.hand_over(all().into_iter().find(|node| *node != first).unwrap()).await;
+    // Longer than the lease, which is the point.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let (commands, stats) = (redis.cli(&["INFO", "commandstats"]), redis.cli(&["INFO", "stats"]));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    until(|| status.borrow().away.is_none()).await;
+    let by = Claimant { owner: Owner("owner".into()), session: None, token: None };
+    let renew = LockOp::Renew { names: vec![LockName("held".into())], by, ttl: Some(Millis(60_000)) };
+    let renewed = log.propose(command(2, Op::Lock(renew))).await.unwrap();
+    assert!(!matches!(renewed.reply, Reply::Refused(_)), "{renewed:?}");
+    let again = log.propose(acquire(3, "held", 60_000)).await.unwrap();
+    assert_eq!(token(&again.reply), token(&granted.reply), "it ran out before it could be renewed");
+    assert!(status.borrow().leading, "nobody was named to lead instead");
+    assert_eq!(cluster.place(first).epoch, epoch, "the reign has not ended");
+    assert!(number(&commands, "cmdstat_eval:calls=") < 60, "it tried all the time: {commands}");
+    assert!(number(&stats, "total_connections_received:") < 12, "it connected all the time: {stats}");
+}
+
+/// The number behind `what` in an INFO.
+fn number(info: &str, what: &str) -> u64 {
+    let rest = info.split(what).nth(1).unwrap_or_default();
+    rest.split(|other: char| !other.is_ascii_digit()).next().and_then(|number| number.parse().ok()).unwrap()
 }
 
 #[tokio::test]
