@@ -6,6 +6,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::address::Address;
+use super::link::refused;
 use super::server::{Refusal, within};
 
 /// The oldest version that can trim a stream by id (`XTRIM MINID`).
@@ -63,8 +64,9 @@ impl About {
     }
 }
 
-/// Settings under which the Redis `at` an address may forget what it has acknowledged, each as a sentence.
-pub(super) async fn weaknesses(connection: &mut MultiplexedConnection, at: &str) -> Vec<String> {
+/// Settings under which the Redis `at` an address may forget what it has acknowledged, each as a sentence. `None`:
+/// it has not answered every question, so this look tells nothing.
+pub(super) async fn weaknesses(connection: &mut MultiplexedConnection, at: &str) -> Option<Vec<String>> {
     let mut found = Vec::new();
     for (key, wanted, otherwise) in [
         ("appendonly", "yes", "a restart of Redis loses acknowledged work"),
@@ -77,10 +79,14 @@ pub(super) async fn weaknesses(connection: &mut MultiplexedConnection, at: &str)
         ("maxmemory-policy", "noeviction", "Redis may throw parts of a log away when memory is short"),
     ] {
         let answer = within(connection, redis::cmd("CONFIG").arg("GET").arg(key)).await;
-        let value = answer.and_then(Result::ok).and_then(value_of);
+        let value = match answer? {
+            Ok(answer) => value_of(answer),
+            Err(error) if refused(&error) => None,
+            Err(_) => return None,
+        };
         found.extend(weakness(at, key, wanted, otherwise, value.as_deref()));
     }
-    found
+    Some(found)
 }
 
 fn weakness(at: &str, key: &str, wanted: &str, otherwise: &str, value: Option<&str>) -> Option<String> {

@@ -77,6 +77,6 @@ impl Link {
 }
 
 /// Whether Redis itself has said no.
-fn refused(error: &redis::RedisError) -> bool {
+pub(super) fn refused(error: &redis::RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }

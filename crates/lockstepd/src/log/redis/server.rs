@@ -36,7 +36,7 @@ pub enum Refusal {
 pub struct Server {
     address: Address,
     ca: Option<Vec<u8>>,
-    /// Of each server, as it was when last connected to.
+    /// Of each server, as it was when it last told.
     warnings: Mutex<BTreeMap<(String, u16), Vec<String>>>,
 }
 
@@ -95,8 +95,9 @@ impl Server {
             }
         }
         about.usable(&self.address)?;
-        let warnings = check::weaknesses(&mut connection, &format!("{}:{}", at.0, at.1)).await;
-        self.warn(at, warnings);
+        if let Some(warnings) = check::weaknesses(&mut connection, &format!("{}:{}", at.0, at.1)).await {
+            self.warn(at, warnings);
+        }
         Ok(connection)
     }
 

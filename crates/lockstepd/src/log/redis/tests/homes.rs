@@ -2,6 +2,7 @@
 //!
 //! No log runs here.
 
+use super::proxy::Proxy;
 use super::*;
 
 #[tokio::test]
@@ -99,6 +100,28 @@ async fn each_server_of_a_redis_cluster_is_warned_of_by_itself() {
     good.cli(&["CONFIG", "SET", "no-appendfsync-on-rewrite", "no"]);
     server.connect("any").await.unwrap();
     assert_eq!(server.warnings(), first, "what was mended is no longer said");
+}
+
+#[tokio::test]
+async fn a_server_that_did_not_answer_is_not_said_to_have_forbidden_anything() {
+    let redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    let proxy = Proxy::start(redis.port).await;
+    let server = Server::new(Address::parse(&proxy.url).unwrap()).unwrap();
+    server.connect("any").await.unwrap();
+    let known = server.warnings();
+    assert!(known.len() == 1 && known[0].contains("appendfsync everysec"), "{known:?}");
+    let mut cut_short = 0;
+    for answers in 0..8 {
+        proxy.answers(answers);
+        cut_short += u32::from(server.connect("any").await.is_ok());
+        assert_eq!(server.warnings(), known, "after {answers} answers");
+    }
+    assert!(cut_short > 1, "no question about settings was without an answer");
+    redis.cli(&["ACL", "SETUSER", "default", "-config"]);
+    proxy.answers(i64::MAX);
+    server.connect("any").await.unwrap();
+    let known = server.warnings();
+    assert!(known.len() == 4 && known[0].contains("CONFIG GET is not allowed"), "{known:?}");
 }
 
 #[tokio::test]
