@@ -264,7 +264,9 @@ impl Copies {
             && is_leased
         {
             let period = self.extend(flight.home, until, now);
-            if in_place && !flight.is_recalled(&value) {
+            if in_place && flight.is_recalled(&value) {
+                self.stats.refused_fills += 1;
+            } else if in_place {
                 outputs.extend(self.keep(&flight, &value, period));
             }
         }
@@ -331,6 +333,7 @@ impl Copies {
     /// Homes whose lease is worth renewing now; each is asked once until it answers or is given up.
     /// Call it again within half a lease. What is owned of the others goes back.
     pub fn renewals(&mut self, now: Millis) -> (Vec<Origin>, Vec<Output>) {
+        self.forget_old_recalls(now);
         let before = self.leases.len();
         self.leases.retain(|_, lease| now < lease.until);
         self.stats.lapsed_leases += (before - self.leases.len()) as u64;

@@ -136,7 +136,6 @@ impl Copies {
         let flight = self.placeholders.get(key).and_then(|id| self.flights.get_mut(id));
         if let Some(flight) = flight.filter(|flight| flight.home == home) {
             flight.recalled = flight.recalled.max(grant);
-            self.stats.refused_fills += 1;
         }
     }
 
@@ -158,16 +157,17 @@ impl Copies {
         if self.store.get(key).is_some_and(is_it)
             && let Some(copy) = self.store.remove(key)
         {
-            self.recalls.push_back((now, key.clone(), grant));
-            self.recalled.insert(key.clone(), Returning { home, grant, copy });
+            if copy.own.is_some_and(|own| own.is_written) {
+                self.recalls.push_back((now, key.clone(), grant));
+                self.recalled.insert(key.clone(), Returning { home, grant, copy });
+            }
         }
-        self.forget_old_recalls(now);
         let of_it = |kept: &&Returning| kept.home == home && kept.grant == grant;
         let kept = self.recalled.get(key).filter(of_it).or(self.returning.get(key).filter(of_it));
         kept.and_then(|kept| kept.copy.written(now)).map_or(Had::Nothing, Had::Written)
     }
 
-    fn forget_old_recalls(&mut self, now: Millis) {
+    pub(super) fn forget_old_recalls(&mut self, now: Millis) {
         while let Some((at, key, grant)) = self.recalls.front()
             && now.since(*at) >= RECALLS_KEPT
         {

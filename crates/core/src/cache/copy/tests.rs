@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::cache::Version;
 use crate::cache::lease::{LEASE, held_until};
-use crate::cache::message::{Forget, Grant, Had, Order};
+use crate::cache::message::{Answer, Change, Forget, Grant, Had, Order, Write};
 use crate::names::{Incarnation, NodeId};
 
 const HOME: Origin = Origin { node: NodeId(1), incarnation: Incarnation(1) };
@@ -219,4 +219,62 @@ fn a_lease_that_near_clients_use_is_renewed_earlier_and_an_owned_line_is_lent_to
     fill(&mut copies, "own", Value { grant: Some(grant), ..leased(held("a")) }, at(800));
     assert_eq!(copies.lend("own", at(801)), None);
     assert_eq!(copies.lend_on(HOME, held_until(at(800), LEASE)), None, "it is over");
+}
+
+fn granted(number: u64) -> Value {
+    let grant = Grant { number, after: Version { epoch: 1, counter: number * 10 }, writes: 5, ttl: None };
+    Value { grant: Some(grant), ..leased(held("a")) }
+}
+
+/// The home recalls what it granted under this number.
+fn recall(copies: &mut Copies, key: &str, grant: u64, now: Millis) -> Had {
+    let what = Forget::Owned { key: key.into(), grant, process: Incarnation(1) };
+    copies.forget(&Order { home: HOME, seq: 1, what }, now)
+}
+
+fn write(copies: &mut Copies, key: &str) {
+    let change = Change::Set(Bytes::from_static(b"w"));
+    let write = Write {
+        key: key.into(),
+        change,
+        ttl: None,
+        if_version: None,
+        if_absent: false,
+        fill: None,
+        guard: None,
+        request_id: None,
+    };
+    assert!(matches!(copies.write(&write, T0), Some((Answer::Written(_), _))));
+}
+
+#[test]
+fn what_a_recall_was_answered_with_is_kept_if_it_was_written_and_for_a_while() {
+    let mut copies = copies();
+    copies.set_process(Incarnation(1));
+    for key in ["read", "written"] {
+        fill(&mut copies, key, granted(1), T0);
+    }
+    write(&mut copies, "written");
+    assert_eq!(recall(&mut copies, "read", 1, at(1)), Had::Nothing);
+    let answer = recall(&mut copies, "written", 1, at(1));
+    assert!(matches!(answer, Had::Written(_)));
+    assert_eq!((copies.recalled.len(), copies.bytes()), (1, 0), "the home knows what was only read");
+    copies.renewals(at(2_000));
+    assert_eq!(recall(&mut copies, "written", 1, at(2_000)), answer, "the order came again");
+    copies.renewals(at(60_000));
+    assert!(copies.recalled.is_empty() && copies.recalls.is_empty(), "nobody asks any more");
+}
+
+#[test]
+fn only_an_answer_that_is_not_kept_is_a_refused_fill() {
+    let mut copies = copies();
+    copies.set_process(Incarnation(1));
+    for (recalled, refused) in [(1, 0), (2, 1)] {
+        let flight = ask(&mut copies, "k", 1, T0);
+        recall(&mut copies, "k", recalled, T0);
+        copies.landed(flight, granted(2), T0);
+        assert_eq!(copies.lookup("k", T0).is_none(), refused == 1);
+        assert_eq!(copies.stats().refused_fills, refused, "grant 2 after a recall of {recalled}");
+        recall(&mut copies, "k", 2, T0);
+    }
 }
