@@ -1,7 +1,7 @@
 //! Emptying a namespace: every home has to, under the very ring that all of them know.
 //!
-//! Under a guard all homes are asked for their marks first, so that whoever has lost the lock empties
-//! none of them.
+//! Under a guard all homes are asked for their marks first, so that whoever has lost the lock by then
+//! empties none of them; whoever loses it later is told that some may be empty.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,8 @@ enum Step {
 
 impl Cache {
     /// Empties a namespace: returns when every home has, and no copy can be read. Errors:
-    /// [`Error::Guard`]; [`Error::HomeUnavailable`] if some homes may have been emptied, and not all.
+    /// [`Error::Guard`], and nothing was done; [`Error::OutcomeUnknown`] if the guard ceased to hold when
+    /// some homes may have been emptied; [`Error::HomeUnavailable`] if not all were in time.
     pub async fn flush(&self, namespace: &str, guard: Option<Guard>, timeout: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + timeout;
         if let Some(guard) = &guard {
@@ -34,6 +35,7 @@ impl Cache {
 
     async fn everywhere(&self, step: &Step, deadline: Instant) -> Result<(), Error> {
         let mut pause = RETRY;
+        let mut is_begun = false;
         loop {
             let (ring_epoch, members) = {
                 let state = self.lock();
@@ -41,12 +43,15 @@ impl Cache {
                 (tenure.ring_epoch(), tenure.origins().collect::<Vec<_>>())
             };
             let answers = join_all(members.iter().map(|home| self.step_at(*home, step, deadline))).await;
+            // Whoever did not answer may have done it.
+            let is_emptied = |answer: &Option<Answer>| matches!(answer, None | Some(Answer::Flushed));
+            is_begun |= matches!(step, Step::Flush(..)) && answers.iter().any(is_emptied);
             let fenced = answers.iter().flatten().find_map(|answer| match answer {
                 Answer::Refused(Refusal::Guard(refusal)) => Some(refusal.clone()),
                 _ => None,
             });
             if let Some(refusal) = fenced {
-                return Err(Error::Guard(refusal));
+                return Err(if is_begun { Error::OutcomeUnknown } else { Error::Guard(refusal) });
             }
             let is_done = |answer: &Option<Answer>| matches!(answer, Some(Answer::Flushed | Answer::Guarded));
             // Under another ring, other homes may have taken lines over meanwhile.

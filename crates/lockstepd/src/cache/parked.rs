@@ -2,7 +2,7 @@
 //!
 //! It does not know what they wait for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_core::cache::Tag;
 use lockstep_core::cache::message::{Answer, Refusal};
@@ -15,23 +15,34 @@ pub(super) struct Parked {
     next: Tag,
     max: usize,
     callers: BTreeMap<Tag, oneshot::Sender<Answer>>,
+    /// Callers among them that wait for somebody else to fill a value in, for as long as they said.
+    loads: BTreeSet<Tag>,
     readers: BTreeMap<Tag, oneshot::Sender<ReadAnswer>>,
 }
 
 impl Parked {
-    /// Nobody waits, and never more than `max` for answers of the home machine.
+    /// Nobody waits, and never more than `max` for answers of the home machine, with as many loads beside.
     pub(super) fn new(max: usize) -> Self {
-        Self { next: 0, max, callers: BTreeMap::new(), readers: BTreeMap::new() }
+        let (callers, loads, readers) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { next: 0, max, callers, loads, readers }
     }
 
     /// Waits for an answer of the home machine. Errors: as many wait as may; where that is said.
     pub(super) fn caller(&mut self) -> Result<(Tag, oneshot::Receiver<Answer>), oneshot::Receiver<Answer>> {
-        if self.callers.len() < self.max {
+        if self.callers.len() - self.loads.len() < self.max {
             return Ok(self.caller_anyway());
         }
-        let (sender, receiver) = oneshot::channel();
-        let _ = sender.send(Answer::Refused(Refusal::Overloaded));
-        Err(receiver)
+        Err(refused())
+    }
+
+    /// Like [`Self::caller`], for a load: it parks on purpose, and takes nobody else's place.
+    pub(super) fn loader(&mut self) -> Result<(Tag, oneshot::Receiver<Answer>), oneshot::Receiver<Answer>> {
+        if self.loads.len() < self.max {
+            let (tag, receiver) = self.caller_anyway();
+            self.loads.insert(tag);
+            return Ok((tag, receiver));
+        }
+        Err(refused())
     }
 
     /// Waits for an answer of the home machine, however many do.
@@ -51,10 +62,17 @@ impl Parked {
     }
 
     pub(super) fn take_caller(&mut self, tag: Tag) -> Option<oneshot::Sender<Answer>> {
+        self.loads.remove(&tag);
         self.callers.remove(&tag)
     }
 
     pub(super) fn take_reader(&mut self, tag: Tag) -> Option<oneshot::Sender<ReadAnswer>> {
         self.readers.remove(&tag)
     }
+}
+
+fn refused() -> oneshot::Receiver<Answer> {
+    let (sender, receiver) = oneshot::channel();
+    let _ = sender.send(Answer::Refused(Refusal::Overloaded));
+    receiver
 }

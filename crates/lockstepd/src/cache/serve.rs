@@ -76,7 +76,9 @@ impl Cache {
             }
             Request::Many(_) | Request::Follow(_) => return Err(Error::Malformed),
             Request::Read { .. } | Request::Write { .. } | Request::Load { .. } => {
-                return Ok(Soon::Later(match state.parked.caller() {
+                let is_load = matches!(request, Request::Load { .. });
+                let place = if is_load { state.parked.loader() } else { state.parked.caller() };
+                return Ok(Soon::Later(match place {
                     Ok(parked) => self.park(state, parked, from, request),
                     Err(refused) => refused,
                 }));

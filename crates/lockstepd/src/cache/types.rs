@@ -145,7 +145,8 @@ pub struct Limits {
     /// Copies in the processes of clients.
     pub near: lockstep_core::cache::near::Limits,
     /// Requests that wait at this home at once, of all nodes together; above it they are refused at
-    /// once. Those that end a wait, or that nodes owe each other, are not counted.
+    /// once. Those that end a wait, or that nodes owe each other, are not counted. Loads are counted
+    /// apart, and as many of them may wait beside the others.
     pub waiting_max: usize,
 }
 

@@ -1,6 +1,9 @@
 //! Lines that change their home, and requests for many keys.
 
+use lockstep_core::cache::message::{Addressee, Answer};
 use lockstep_core::cache::space::join;
+use lockstep_core::guards::{Guard, Proof};
+use lockstep_core::names::{LockName, Token};
 
 use super::*;
 
@@ -88,6 +91,31 @@ async fn a_flush_empties_every_home_and_every_copy_of_one_namespace_alone() {
         assert_eq!(cluster.get(1, &format!("k{n}")).await, None);
     }
     assert_eq!(cluster.get(2, &other).await.map(|(value, _)| value), Some("kept".into()));
+}
+
+/// Home 2 waits for the lease of node 3, which does not hear it; the other homes are emptied at once.
+#[tokio::test(start_paused = true)]
+async fn a_flush_whose_lock_is_lost_half_way_does_not_say_that_nothing_was_done() {
+    let cluster = Cluster::new().await;
+    let guard = |token| Guard { lock: LockName("l".into()), token: Token(token), proof: Proof::Issued };
+    let key = cluster.key_at(2);
+    cluster.set(1, &key, "a").await.unwrap();
+    cluster.get(3, &key).await;
+    cluster.net.cut(2, 3);
+    let flush = cluster.nodes[&1].flush(DEFAULT, Some(guard(1)), 10 * SECOND);
+    let successor = async {
+        tokio::time::sleep(SECOND / 2).await;
+        assert_eq!([1, 2, 3].map(|node| cluster.figure(node, "flushes")), [1, 0, 1]);
+        let state = &mut cluster.nodes[&2].lock();
+        let (me, now) = (state.home.tenure().origin(), cluster.nodes[&2].now());
+        let to = Addressee { incarnation: me.incarnation, ring_epoch: 1 };
+        assert_eq!(state.home.fence(to, &guard(2), now), Answer::Guarded);
+    };
+    let (flushed, ()) = tokio::join!(flush, successor);
+    assert_eq!(flushed, Err(Error::OutcomeUnknown));
+    assert_eq!(cluster.figure(2, "flushes"), 0, "and not everything was");
+    let late = cluster.nodes[&1].flush(DEFAULT, Some(guard(1)), SECOND).await;
+    assert!(matches!(late, Err(Error::Guard(_))), "before anything was done: {late:?}");
 }
 
 #[tokio::test(start_paused = true)]

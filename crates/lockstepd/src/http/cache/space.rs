@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::get::value;
 use super::{Named, known, one_key};
-use crate::cache::{Line, Loaded};
+use crate::cache::{self, Line, Loaded};
 use crate::http::body::{Json, Query, asked};
 use crate::http::error::Fault;
 use crate::http::limits::{BYTES_MAX, DELAY_MS_MAX, LOAD_LEASE_MS_MAX, WAIT_MS_MAX};
@@ -68,11 +68,14 @@ pub(crate) async fn flush(State(gate): Shared, body: Json<wire::Flush>) -> Resul
         let flushed = api.cache.flush(&namespace, guard, api.limits.flush_time);
         async move { super::fence(flushed.await) }
     };
-    api.router.guarded(claim.as_ref(), api.limits.request_time, work).await?.map_err(|_| {
-        Fault::new(
-            Code::OutcomeUnknown,
-            "Not every node has emptied it in time. Flush again; twice is harmless.",
-        )
+    api.router.guarded(claim.as_ref(), api.limits.request_time, work).await?.map_err(|error| {
+        let message = match error {
+            cache::Error::OutcomeUnknown => {
+                "A newer token of the guard's lock was seen when some nodes may have emptied it already. The lock is lost: leave it to its holder."
+            }
+            _ => "Not every node has emptied it in time. Flush again; twice is harmless.",
+        };
+        Fault::new(Code::OutcomeUnknown, message)
     })?;
     Ok(reply(&wire::Flushed { namespace, flushed: true }))
 }
