@@ -39,8 +39,8 @@ impl Model for World {
         }
         for (key, history) in self.history.iter().enumerate() {
             let reads = self.reads.values().filter(|(of, _)| *of == key).map(|(_, since)| *since);
-            let fills = self.fills.iter().filter(|_| key == 0).map(|(_, since)| *since);
-            let filling = self.filling.iter().filter(|_| key == 0).map(|(_, since)| *since);
+            let fills = self.fills.iter().filter(|_| key == 0).map(|(_, since, _)| *since);
+            let filling = self.filling.iter().filter(|_| key == 0).map(|(_, since, _)| *since);
             let since = reads.chain(fills).chain(filling).min();
             write!(into, "{:?} {:?}", history.last(), since.map(|at| history.get(at..)))?;
         }

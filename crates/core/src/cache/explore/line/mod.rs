@@ -55,9 +55,10 @@ struct World {
     reads: BTreeMap<Tag, (usize, usize)>,
     /// Reads that the home has not answered yet.
     asked: BTreeMap<Tag, (NodeId, FlightId, usize)>,
-    /// Rights to fill, with the length of the history when they were handed out.
-    fills: Vec<(Version, usize)>,
-    filling: Option<(Tag, usize)>,
+    /// Rights to fill, with the length of the history when they were handed out, and whether a delete or
+    /// a flush was answered since, though there may have been nothing to remove.
+    fills: Vec<(Version, usize, bool)>,
+    filling: Option<(Tag, usize, bool)>,
     /// Writes that are under way: of which key, and whether it is a value or its end.
     changes: BTreeMap<Tag, (usize, bool)>,
     /// Lost lines that are in the history already.
@@ -181,8 +182,8 @@ impl World {
                 self.take_home(outputs, seen);
             }
             Action::Fill => {
-                let ((token, since), tag) = (self.fills.remove(0), self.tag());
-                self.filling = Some((tag, since));
+                let ((token, since, is_over), tag) = (self.fills.remove(0), self.tag());
+                self.filling = Some((tag, since, is_over));
                 self.write(Write { fill: Some(token), ..self.a_write(0) }, tag, seen);
             }
             Action::Renew(node) => self.wire.send(Packet::Renew { from: node, sent: self.now }),
@@ -219,7 +220,7 @@ impl World {
             self.commits(key, self.committed(key));
         }
         // Rights handed out just now came after whatever else was done.
-        for (_, since) in &mut self.fills {
+        for (_, since, _) in &mut self.fills {
             *since = (*since).min(self.history[0].len());
         }
     }

@@ -113,19 +113,24 @@ impl World {
         {
             self.note_losses();
             self.commits(key, version.filter(|_| is_set));
+            if !is_set {
+                self.end_fills();
+            }
         }
         if answer == Answer::Flushed {
             (0..self.keys.len()).for_each(|key| self.commits(key, None));
+            self.end_fills();
         }
         if let Answer::Fill { token, .. } = answer {
-            self.fills.push((token, usize::MAX));
+            self.fills.push((token, usize::MAX, false));
         }
-        if let Some((_, since)) = self.filling.take_if(|(filling, _)| *filling == tag) {
+        if let Some((_, since, is_over)) = self.filling.take_if(|(filling, ..)| *filling == tag) {
             let is_done = matches!(answer, Answer::Written(_));
             seen.filled += u64::from(is_done);
             seen.void += u64::from(!is_done);
             let between = &self.history[0][since..];
             assert!(!is_done || between.is_empty(), "filled in over {between:?}");
+            assert!(!is_done || !is_over, "filled in after a delete or a flush had been answered");
         }
         if let (Answer::Value(value), Some((to, flight, key))) = (answer, self.asked.remove(&tag)) {
             seen.owners += u64::from(value.grant.is_some());
@@ -135,6 +140,12 @@ impl World {
             }
             self.wire.send(Packet::Value { to, flight, key, value });
         }
+    }
+
+    /// Somebody has said that nothing is to be there.
+    fn end_fills(&mut self) {
+        self.fills.iter_mut().for_each(|(_, _, is_over)| *is_over = true);
+        self.filling.iter_mut().for_each(|(_, _, is_over)| *is_over = true);
     }
 
     pub(super) fn take_copies(&mut self, node: NodeId, outputs: Vec<copy::Output>) {
