@@ -26,7 +26,7 @@ use crate::log::pack::{Caller, Waiting, answer, brings_bodies, fail, gather, sle
 
 /// The longest that a node waits before it stands, for the clock to reach the next epoch.
 const AHEAD_MS_MAX: u64 = 1_000;
-/// After a snapshot could not be written.
+/// After a snapshot could not be written, or room was made.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(5);
 /// A stream of many small entries takes long to read, however few bytes they are.
 const SNAPSHOT_ENTRIES: u64 = 200_000;
@@ -34,7 +34,7 @@ const SNAPSHOT_ENTRIES: u64 = 200_000;
 /// one: what is due stays due.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// A snapshot that is being written.
+/// A snapshot that is being written, or room that is being made.
 type Snapshot = JoinHandle<(Index, Result<Written, Failed>)>;
 
 impl Driver {
@@ -124,8 +124,7 @@ impl Driver {
                 continue;
             }
             if std::mem::take(&mut self.out_of_memory) {
-                not_before = Instant::now() + SNAPSHOT_PAUSE;
-                self.make_room(Arc::clone(&chunks)).await;
+                snapshot = Some(self.make_room(Arc::clone(&chunks)));
             } else if self.snapshot_is_due()
                 && let Some(turn) = self.turn()
             {
@@ -274,22 +273,24 @@ impl Driver {
         })
     }
 
-    /// Gives back what can be given back without writing anything.
-    async fn make_room(&mut self, chunks: Arc<AtomicU64>) {
+    /// Gives back what can be given back without writing anything. It takes the place of a snapshot, whose
+    /// pieces it would take away.
+    fn make_room(&self, chunks: Arc<AtomicU64>) -> Snapshot {
         let needed = self.state.kept_elsewhere().into_iter().map(|(number, _)| number).collect();
-        match self.writer(chunks).tidy(needed).await {
-            Ok(()) => tracing::warn!(
-                shard = self.shard.0,
-                "Redis has no memory left: the last snapshot but one is gone"
-            ),
-            Err(failed) => {
-                tracing::warn!(
-                    shard = self.shard.0,
-                    why = failed.why(),
-                    "cannot make room in the memory of Redis"
-                );
+        let (mut writer, shard) = (self.writer(chunks), self.shard.0);
+        tokio::spawn(async move {
+            match writer.tidy(needed).await {
+                Ok(true) => {
+                    tracing::warn!(shard, "Redis has no memory left: the last snapshot but one is gone");
+                }
+                Ok(false) => {}
+                Err(failed) => {
+                    let why = failed.why();
+                    tracing::warn!(shard, why, "cannot make room in the memory of Redis");
+                }
             }
-        }
+            (Index(0), Ok(Written::Nothing))
+        })
     }
 
     /// Everybody learns of a new snapshot.
@@ -308,7 +309,7 @@ impl Driver {
                 let fate = self.append(at, author, Content::Stored, 0).await;
                 self.settle(at, author, Content::Stored, Vec::new(), fate)
             }
-            Ok(Written::Superseded) => Ok(None),
+            Ok(Written::Superseded | Written::Nothing) => Ok(None),
             Ok(Written::Without(key)) => Err(snapshot::damaged(&self.keys, &key)),
             // It may count: whoever leads next looks, and refers to its chunks.
             Err(failed @ Failed::Maybe(_)) => {
@@ -330,7 +331,11 @@ impl Driver {
 }
 
 fn pause_after((_, written): &(Index, Result<Written, Failed>)) -> Duration {
-    if written.is_err() { SNAPSHOT_PAUSE } else { Duration::ZERO }
+    if matches!(written, Ok(Written::Done { .. } | Written::Superseded)) {
+        Duration::ZERO
+    } else {
+        SNAPSHOT_PAUSE
+    }
 }
 
 /// The end of a snapshot that is being written; never, if none is.

@@ -178,7 +178,7 @@ fn at_work() -> Refusal {
 fn pointed(written: Result<Written, Failed>) -> Result<(), Refusal> {
     match written {
         Ok(Written::Done { .. }) => Ok(()),
-        Ok(Written::Superseded | Written::Without(_)) => Err(at_work()),
+        Ok(Written::Superseded | Written::Without(_) | Written::Nothing) => Err(at_work()),
         Err(failed) => Err(Refusal::Away(failed.why())),
     }
 }

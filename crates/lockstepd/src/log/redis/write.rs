@@ -38,6 +38,8 @@ pub(super) enum Written {
     Superseded,
     /// This chunk, which it would have named, is not there or too short.
     Without(String),
+    /// None was to be written: room was to be made.
+    Nothing,
 }
 
 /// Writes in the name of one reign.
@@ -90,7 +92,8 @@ impl Writer {
 
     /// Takes away everything that the present snapshot does not name, but for `needed` chunks: the state may
     /// still refer to those of an older one, because a newer can count although its writer never heard so.
-    pub(super) async fn tidy(&mut self, needed: BTreeSet<u64>) -> Result<(), Failed> {
+    /// Says whether there was anything.
+    pub(super) async fn tidy(&mut self, needed: BTreeSet<u64>) -> Result<bool, Failed> {
         let now = self.pointer().await?;
         self.keep_only(now, None, needed).await
     }
@@ -144,13 +147,13 @@ impl Writer {
     }
 
     /// Takes away what neither of two snapshots names, the one that is there and one that has just
-    /// been written, but for `needed` chunks.
+    /// been written, but for `needed` chunks. Says whether there was anything.
     async fn keep_only(
         &mut self,
         there: Option<Pointer>,
         new: Option<Pointer>,
         mut needed: BTreeSet<u64>,
-    ) -> Result<(), Failed> {
+    ) -> Result<bool, Failed> {
         if let Some(there) = &there {
             let bodies = snapshot::bodies(&mut self.link, &self.keys, there).await?;
             let bodies = bodies.ok_or_else(|| Failed::Not("the present snapshot is damaged".into()))?;
@@ -164,12 +167,14 @@ impl Writer {
         &mut self,
         kept: &[Pointer],
         needed: &BTreeSet<u64>,
-    ) -> Result<(), Failed> {
+    ) -> Result<bool, Failed> {
         let (sets, bodies) = (self.keys.sets(), self.keys.bodies());
+        let mut any = false;
         let kept: Vec<String> = kept.iter().map(Pointer::set).collect();
         for set in self.names(&sets).await?.into_iter().filter(|set| !kept.contains(set)) {
             let pieces = snapshot::pieces(&self.keys, &set);
             self.forget(&sets, &[set], &pieces).await?;
+            any = true;
         }
         let number = |name: &String| name.parse::<u64>().ok().filter(|number| !needed.contains(number));
         let dead: Vec<u64> = self.names(&bodies).await?.iter().filter_map(number).collect();
@@ -177,8 +182,9 @@ impl Writer {
             let names: Vec<String> = some.iter().map(u64::to_string).collect();
             let pieces: Vec<String> = some.iter().map(|number| self.keys.body_chunk(*number)).collect();
             self.forget(&bodies, &names, &pieces).await?;
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 
     /// The present snapshot.
