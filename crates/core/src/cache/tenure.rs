@@ -230,6 +230,12 @@ impl Tenure {
         self.members.iter().map(|(node, incarnation)| Origin { node: *node, incarnation: *incarnation })
     }
 
+    /// Whether `node` is a member of the current ring.
+    #[must_use]
+    pub fn has(&self, node: NodeId) -> bool {
+        self.members.contains_key(&node)
+    }
+
     /// Whether every member has sealed under the current ring.
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -112,7 +112,10 @@ impl Home {
         let change = self.tenure.set_view(view, now);
         match change {
             Change::None => {}
-            Change::Moved => self.move_all(&before, now, &mut outputs),
+            Change::Moved => {
+                self.move_all(&before, now, &mut outputs);
+                self.recall_from_strangers(now, &mut outputs);
+            }
             Change::Reborn => self.start_empty(now, &mut outputs),
         }
         self.settle_arrived(now, &mut outputs);
@@ -194,9 +197,23 @@ impl Home {
 
     /// Lines of namespaces that are write-through now are owned by nobody.
     fn recall_shared_spaces(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        self.recall_where(|home, key, _| !home.settings(key).write_back, now, outputs);
+    }
+
+    /// Nobody who watches follows a node that is no member: it owns nothing.
+    fn recall_from_strangers(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        self.recall_where(|home, _, owner| !home.tenure.has(owner), now, outputs);
+    }
+
+    fn recall_where(
+        &mut self,
+        which: impl Fn(&Self, &Key, NodeId) -> bool,
+        now: Millis,
+        outputs: &mut Vec<Output>,
+    ) {
         for key in self.lines.keys() {
-            let is_owned = self.lines.get(&key).is_some_and(|l| l.owner.is_some() && l.pending.is_none());
-            if is_owned && !self.settings(&key).write_back {
+            let owner = self.lines.get(&key).filter(|line| line.pending.is_none()).and_then(|l| l.owner);
+            if owner.is_some_and(|owner| which(self, &key, owner.node)) {
                 self.begin(&key, Why::Recall, now, outputs);
                 self.go_on(&key, now, outputs);
             }

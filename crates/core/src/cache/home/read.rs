@@ -168,11 +168,11 @@ impl Home {
         Some((lease, grant))
     }
 
-    /// Makes a sole reader the owner where the namespace allows it.
+    /// Makes a sole reader the owner where the namespace allows it, if those who watch follow it.
     fn give(&mut self, from: NodeId, key: &Key, wish: Wish, now: Millis) -> Option<Grant> {
         let settings = self.settings(key);
         let Wish::Own { process } = wish else { return None };
-        if !settings.write_back {
+        if !settings.write_back || !self.tenure.has(from) {
             return None;
         }
         let line = self.lines.entry(key);

@@ -2,7 +2,7 @@
 //!
 //! It does not know what a change is for; it tells [`super::write`] when nothing is awaited any more.
 
-use super::lines::{Pending, Why};
+use super::lines::{Line, Pending, Why};
 use super::{Home, Output, write};
 use crate::cache::feed::Change;
 use crate::cache::message::{Addressee, Answer, Forget, Had, Held, Order};
@@ -68,13 +68,17 @@ impl Home {
         }
         let Some(key) = self.pending.get(&seq).cloned() else { return };
         let granted = self.newest_granted();
+        let is_stranger = !self.tenure.has(node);
         if let Some(line) = self.lines.get_mut(&key)
             && line.pending.as_mut().is_some_and(|pending| pending.awaiting.remove(&node))
             && line.owner.is_some_and(|owner| owner.node == node)
         {
             match had {
                 Some(Had::Nothing) => line.owner = None,
-                Some(Had::Written(held)) => line.take(held, now),
+                Some(Had::Written(held)) => {
+                    line.take(held, now);
+                    outputs.extend(news_of_stranger(is_stranger, &key, line));
+                }
                 Some(Had::Lost) | None => {
                     line.lose();
                     self.stats.lost += 1;
@@ -102,13 +106,17 @@ impl Home {
         now: Millis,
     ) -> (Answer, Vec<Output>) {
         let mut outputs = Vec::new();
+        let is_stranger = !self.tenure.has(from);
         let is_ours = self.tenure.is_meant(Addressee { ring_epoch: 0, ..to });
         if is_ours
             && let Some(line) = self.lines.get_mut(key)
             && line.owner.is_some_and(|owner| owner.node == from && owner.grant == grant)
         {
             match written {
-                Some(held) => line.take(held, now),
+                Some(held) => {
+                    line.take(held, now);
+                    outputs.extend(news_of_stranger(is_stranger, key, line));
+                }
                 None => line.owner = None,
             }
             self.lines.settle(key, true);
@@ -116,4 +124,10 @@ impl Home {
         }
         (Answer::Returned, outputs)
     }
+}
+
+/// What an owner wrote that is no member any more: it tells nobody who watches, so its home does.
+fn news_of_stranger(is_stranger: bool, key: &Key, line: &Line) -> Option<Output> {
+    let how = if line.value.is_some() { Change::Set } else { Change::Deleted };
+    is_stranger.then(|| write::news(key, line.version, how))
 }

@@ -432,3 +432,40 @@ fn a_retired_home_serves_nothing_and_is_empty_once_its_sharers_have_answered() {
     home.acknowledged(READER, seq, Had::Nothing, at(2));
     assert!(home.has_left());
 }
+
+/// The home's view: a ring of itself and these, which have sealed, and a namespace whose lines may be owned.
+fn show_ring(home: &mut Home, ring_epoch: u64, others: &[NodeId], now: Millis) -> Vec<Output> {
+    let mut spaces = Spaces::default();
+    let (name, write_back) = ("back".into(), Some(true));
+    let op = crate::command::NamespaceOp::Configure { name, write_back, bytes_max: None, ttl: None };
+    spaces.apply(&op, &mut Vec::new());
+    let members: Vec<_> = std::iter::once(&HOME).chain(others).map(|node| (*node, 1)).collect();
+    let view = view(ring_epoch, Some((1, 1)), &members, Millis(100_000));
+    let outputs = home.set_view(&View { spaces: Arc::new(spaces), ..view }, now);
+    for node in others {
+        home.sealed(*node, ring_epoch, 0, Vec::new(), false, now);
+    }
+    outputs
+}
+
+#[test]
+fn only_a_member_owns_a_line_and_what_it_wrote_when_it_was_one_no_more_is_told() {
+    let ring = crate::ring::HomeRing::new(&[HOME, READER]);
+    let keys = (0..).map(|n| space::join("back", &format!("k{n}")));
+    let key = { keys }.find(|key| ring.home(key) == Some(HOME)).unwrap();
+    let mut home = Home::new(HOME, 1 << 20);
+    show_ring(&mut home, 1, &[READER], T0);
+    let own = Wish::Own { process: Incarnation(1) };
+    let Answer::Value(value) = ask(&mut home, OTHER, &key, own, T0) else { panic!("no value") };
+    assert!(value.lease.is_some() && value.grant.is_none(), "nobody follows what {OTHER} would write");
+    let later = owed_until(T0, LEASE);
+    let Answer::Value(value) = ask(&mut home, READER, &key, own, later) else { panic!("no value") };
+    let grant = value.grant.expect("it is alone, and a member");
+    let outputs = show_ring(&mut home, 2, &[], later);
+    let [(READER, seq)] = orders(&outputs)[..] else { panic!("it is recalled: {outputs:?}") };
+    let version = Version { counter: grant.after.counter + 1, ..grant.after };
+    let written = Held { version, value: "a".into(), left: None };
+    let outputs = home.acknowledged(READER, seq, Had::Written(written), later);
+    let how = crate::cache::feed::Change::Set;
+    assert!(outputs.contains(&Output::News(News::Changed { key, version, how })), "{outputs:?}");
+}

@@ -20,6 +20,7 @@ use crate::cache::tenure::View;
 use crate::cache::{Key, Tag, Version, space};
 use crate::command::NamespaceOp;
 use crate::names::{Incarnation, NodeId, Origin};
+use crate::ring::HomeRing;
 use crate::stamp::Millis;
 
 mod actions;
@@ -86,8 +87,9 @@ impl World {
     fn new(budget: Budget) -> Self {
         // Whose line was lost is not known among several.
         assert!(!(budget.two_keys && (budget.write_back || budget.turns > 0)));
-        let keys: Vec<Key> = ["k", "l"].iter().map(|key| space::join(SPACE, key)).collect();
-        let keys = keys[..1 + usize::from(budget.two_keys)].to_vec();
+        let keys = ('a'..='z').map(|key| space::join(SPACE, &key.to_string()));
+        let keys: Vec<Key> =
+            keys.filter(|key| is_homes(key)).take(1 + usize::from(budget.two_keys)).collect();
         let mut world = Self {
             history: vec![vec![None]; keys.len()],
             keys,
@@ -121,14 +123,20 @@ impl World {
             ttl: None,
         };
         self.spaces.apply(&op, &mut Vec::new());
+        // Who is no member owns nothing.
+        let others = NODES.map(|node| Origin { node, incarnation: Incarnation(1) });
+        let members = std::iter::once(HOME).chain(others).collect();
         let view = View {
             ring_epoch: 1,
             me: Some((Incarnation(1), 1)),
-            members: vec![HOME],
+            members,
             spaces: Arc::new(self.spaces.clone()),
             until: Millis(1_000_000),
         };
-        let outputs = self.home.set_view(&view, self.now);
+        let mut outputs = self.home.set_view(&view, self.now);
+        for node in NODES {
+            outputs.extend(self.home.sealed(node, 1, 0, Vec::new(), false, self.now));
+        }
         self.take_home(outputs, seen);
     }
 
@@ -159,7 +167,9 @@ impl World {
             }
             Action::Squeeze => {
                 let tag = self.tag();
-                self.write(Write { key: "big".into(), change: value(540), ..self.a_write(0) }, tag, seen);
+                let big = (100..).map(|n| Key::from(n.to_string())).find(|key| is_homes(key));
+                let key = big.expect("there is one");
+                self.write(Write { key, change: value(540), ..self.a_write(0) }, tag, seen);
             }
             Action::OwnedWrite(node) => {
                 let write = self.a_write(0);
@@ -281,4 +291,9 @@ impl World {
 
 fn value(len: usize) -> Change {
     Change::Set(Bytes::from(vec![b'x'; len]))
+}
+
+/// Whether the ring gives the key to the home.
+fn is_homes(key: &str) -> bool {
+    HomeRing::new(&[HOME.node, NODES[0], NODES[1]]).home(key) == Some(HOME.node)
 }
