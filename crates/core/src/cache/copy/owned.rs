@@ -156,11 +156,10 @@ impl Copies {
         let is_it = |copy: &Copy| copy.home == home && copy.own.is_some_and(|own| own.grant == grant);
         if self.store.get(key).is_some_and(is_it)
             && let Some(copy) = self.store.remove(key)
+            && copy.own.is_some_and(|own| own.is_written)
         {
-            if copy.own.is_some_and(|own| own.is_written) {
-                self.recalls.push_back((now, key.clone(), grant));
-                self.recalled.insert(key.clone(), Returning { home, grant, copy });
-            }
+            self.recalls.push_back((now, key.clone(), grant));
+            self.recalled.insert(key.clone(), Returning { home, grant, copy });
         }
         let of_it = |kept: &&Returning| kept.home == home && kept.grant == grant;
         let kept = self.recalled.get(key).filter(of_it).or(self.returning.get(key).filter(of_it));
