@@ -1,9 +1,12 @@
 //! A receive that acknowledges what came before: each part has its own outcome, whatever the other's is.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use lockstep_client::Client;
 use serde_json::{Value, json};
 
-use crate::kit::{Cluster, Http};
+use crate::kit::{Cluster, Http, eventually};
 
 async fn ok(node: Http, route: &str, body: Value) -> Value {
     let answer = node.post(route, &body).await.expect("a healthy cluster answers");
@@ -65,6 +68,8 @@ async fn a_receive_acknowledges_what_came_before() {
     let answer = two.post("/queue/receive", &body).await.unwrap();
     assert_eq!((answer.status, answer.code()), (410, "session_expired"), "{}", answer.text);
     a_client_goes_from_batch_to_batch(&cluster).await;
+    every_node_leads_a_queue_shard(&cluster).await;
+    messages_without_a_key_stay_together(&cluster).await;
     a_token_fences_messages_without_a_key_wherever_they_are_pushed(&cluster).await;
 }
 
@@ -89,6 +94,34 @@ async fn a_client_goes_from_batch_to_batch(cluster: &Cluster) {
     assert_eq!((seen, stats.ready, stats.in_flight), (10, 0, 0));
 }
 
+async fn every_node_leads_a_queue_shard(cluster: &Cluster) {
+    eventually("every node leads a queue shard", Duration::from_secs(30), || async {
+        let answer = cluster.http(1).get("/cluster").await.ok()?;
+        let shards = answer.json["shards"].as_array()?;
+        let leaders: BTreeSet<u64> = shards
+            .iter()
+            .filter(|shard| shard["id"] != 0)
+            .filter_map(|shard| shard["leader"].as_u64())
+            .collect();
+        (leaders.len() == 3).then_some(())
+    })
+    .await;
+}
+
+/// Not one to each shard in turn: at most two, should a leader change meanwhile.
+async fn messages_without_a_key_stay_together(cluster: &Cluster) {
+    for node in cluster.ids() {
+        let mut shards = BTreeSet::new();
+        for payload in 0..20 {
+            let pushed =
+                ok(cluster.http(node), "/queue/push", json!({"queue": "loose", "payload": payload})).await;
+            shards.insert(pushed["shard"].as_u64());
+        }
+        assert!(shards.len() <= 2, "pushed at node {node}: {shards:?}");
+    }
+}
+
+/// Also where every node has a shard of its own for messages without a key.
 async fn a_token_fences_messages_without_a_key_wherever_they_are_pushed(cluster: &Cluster) {
     let push = |token| json!({"queue": "fenced", "payload": 1, "guard": {"lock": "fence", "token": token}});
     let mut tokens = Vec::new();
