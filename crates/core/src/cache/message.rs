@@ -176,6 +176,9 @@ pub enum Forget {
         grant: u64,
         /// The process that it was granted to.
         process: Incarnation,
+        /// It may go on being read there, as a shared copy: its home counts its holder among the
+        /// sharers already.
+        keeps: bool,
     },
     /// Everything of a namespace.
     Namespace {

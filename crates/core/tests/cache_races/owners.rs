@@ -178,15 +178,14 @@ fn late_read_of_a_sharer_makes_it_no_owner_of_what_it_still_reads() {
     stage.configure(BACK, true);
     // A question that its node had given up arrives: the home makes its only sharer the owner.
     stage.arrive(&late);
-    let (_, read) = stage.read(3, &key);
-    let recall = stage.arrive(&read);
+    let (tag, write) = stage.write(3, set(&key, "new"));
+    let recall = stage.arrive(&write);
     let nothing = stage.arrive(&recall);
-    let grant = stage.arrive(&nothing);
-    stage.arrive(&grant);
-    let (tag, packets) = stage.write(3, set(&key, "new"));
-    assert!(packets.is_empty(), "node 3 owns it");
-    version(stage.answer(tag));
     assert_eq!(stage.sees(2, &key), "ask", "the recall took the shared copy with it");
+    let done = stage.arrive(&nothing);
+    stage.arrive(&done);
+    version(stage.answer(tag));
+    assert_eq!(stage.committed(1, &key), "new");
 }
 
 #[test]
@@ -201,4 +200,50 @@ fn nobody_owns_a_line_beside_a_sharer() {
     let orders = stage.arrive(&write);
     assert_eq!(bound_for(3, &orders).len(), 1, "its home asks the other reader first: {orders:?}");
     assert_eq!(stage.committed(1, &key), "nothing");
+}
+
+#[test]
+fn owner_whose_line_is_read_shares_it_until_the_next_write() {
+    let (mut stage, key) = owned();
+    silently(&mut stage, &key, "mine");
+    let (reader, read) = stage.read(3, &key);
+    let recall = stage.arrive(&read);
+    let written = stage.arrive(&recall);
+    assert_eq!(stage.sees(2, &key), "mine", "it goes on reading");
+    let value = stage.arrive(&written);
+    stage.arrive(&value);
+    assert_eq!(stage.told(reader), Some("mine"));
+    assert_eq!((stage.sees(2, &key), stage.sees(3, &key)), ("mine".into(), "mine".into()));
+    let (_, write) = stage.write(2, set(&key, "newer"));
+    assert_eq!(write.len(), 1, "it owns nothing any more");
+    let orders = stage.arrive(&write);
+    stage.arrive(&orders);
+    assert_eq!((stage.sees(2, &key), stage.sees(3, &key)), ("ask".into(), "ask".into()));
+}
+
+#[test]
+fn line_leaving_while_its_owner_is_told_to_share_it() {
+    let mut stage = Stage::of(&[1, 2, 3], 1 << 20);
+    let key = key_of(BACK, &[(&[1, 2, 3], 1), (&[1, 2, 3, 4], 4)]);
+    stage.configure(BACK, true);
+    let (_, first) = stage.write(1, set(&key, "old"));
+    stage.arrive(&first);
+    stage.keep(2, &key);
+    silently(&mut stage, &key, "mine");
+    let (_, read) = stage.read(3, &key);
+    let recall = stage.arrive(&read);
+    stage.start(4, 1, 1 << 20);
+    stage.ring(&[1, 2, 3, 4]);
+    // The line has to leave before the owner has heard that it may go on reading.
+    let seals = stage.show(1);
+    let written = stage.arrive(&recall);
+    assert_eq!(stage.sees(2, &key), "mine");
+    let orders = bound_for(2, &stage.arrive(&written));
+    assert_eq!(orders.len(), 1, "it must forget after all, before the line may go");
+    let gone = stage.arrive(&orders);
+    assert_eq!(stage.sees(2, &key), "ask");
+    stage.arrive(&gone);
+    stage.arrive(&seals);
+    stage.show_all();
+    assert_eq!(stage.committed(4, &key), "mine");
 }

@@ -96,8 +96,12 @@ impl Copies {
                 self.forget_shared(order.home, key);
                 Had::Nothing
             }
-            Forget::Owned { key, grant, process } => {
-                self.forget_owned(order.home, key, *grant, *process, now)
+            Forget::Owned { key, grant, process, keeps } => {
+                if !keeps {
+                    // Its home knows us as the owner, and no more as a sharer.
+                    self.forget_shared(order.home, key);
+                }
+                self.disown(order.home, key, *grant, *process, *keeps, now)
             }
             Forget::Namespace { namespace } => {
                 let is_of = |key: &Key| space::of(key) == &**namespace;
@@ -139,23 +143,24 @@ impl Copies {
         }
     }
 
-    fn forget_owned(
+    /// Ends the ownership of a line; it `keeps` a shared copy if it had the line. The answer to a
+    /// repeated order is the same.
+    fn disown(
         &mut self,
         home: Origin,
         key: &Key,
         grant: u64,
         process: Incarnation,
+        keeps: bool,
         now: Millis,
     ) -> Had {
         self.refuse_grant(home, key, grant);
-        // Its home knows us as the owner, and no more as a sharer.
-        self.forget_shared(home, key);
         if self.process != Some(process) {
             return Had::Lost;
         }
         let is_it = |copy: &Copy| copy.home == home && copy.own.is_some_and(|own| own.grant == grant);
         if self.store.get(key).is_some_and(is_it)
-            && let Some(copy) = self.store.remove(key)
+            && let Some(copy) = if keeps { self.store.share(key) } else { self.store.remove(key) }
             && copy.own.is_some_and(|own| own.is_written)
         {
             self.recalls.push_back((now, key.clone(), grant));

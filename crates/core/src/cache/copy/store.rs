@@ -189,6 +189,19 @@ impl Store {
         Some(copy)
     }
 
+    /// An owned line is a shared copy from now on. Returns it as it was.
+    pub(super) fn share(&mut self, key: &str) -> Option<Copy> {
+        let (key, home) = (Key::from(key), self.copies.get(key)?.home);
+        self.owned.remove(&(home, key.clone()));
+        let copy = self.copies.get_mut(&key)?;
+        let before = copy.clone();
+        // What was made of the value says that it was owned.
+        self.bytes -= copy.note.len();
+        copy.note = Bytes::new();
+        copy.own = None;
+        Some(before)
+    }
+
     /// Every owned line, of one home or of all.
     pub(super) fn owned(&self, of: Option<Origin>) -> Vec<Key> {
         let of_home = |(home, _): &&(Origin, Key)| of.is_none_or(|of| of == *home);

@@ -228,7 +228,7 @@ fn granted(number: u64) -> Value {
 
 /// The home recalls what it granted under this number.
 fn recall(copies: &mut Copies, key: &str, grant: u64, now: Millis) -> Had {
-    let what = Forget::Owned { key: key.into(), grant, process: Incarnation(1) };
+    let what = Forget::Owned { key: key.into(), grant, process: Incarnation(1), keeps: false };
     copies.forget(&Order { home: HOME, seq: 1, what }, now)
 }
 

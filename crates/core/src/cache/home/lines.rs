@@ -109,6 +109,8 @@ pub(super) enum Why {
     Write(Writing),
     /// The line is its home's again.
     Recall,
+    /// The same, and its owner may go on reading it.
+    Share,
     /// The line, counted as so many bytes, is dropped to make room.
     Evict(usize),
     /// The line goes to another home.
@@ -137,16 +139,23 @@ impl Line {
         self.owner = None;
     }
 
-    /// The value is gone, and nobody owns it.
+    /// The value is gone, and whoever owned it can read it no more.
     pub(super) fn lose(&mut self) {
         self.value = None;
         self.deadline = None;
         self.owner = None;
+        self.sharers.clear();
     }
 
     /// The right to fill, unless its time has passed.
     pub(super) fn filling(&self, now: Millis) -> Option<Fill> {
         self.fill.filter(|fill| now < fill.until)
+    }
+
+    /// Whether all that waits are other nodes' reads, beside which its owner may go on reading.
+    pub(super) fn is_only_read(&self) -> bool {
+        let owner = self.owner.map(|owner| owner.node);
+        self.queue.iter().all(|queued| matches!(queued, Queued::Read { from, .. } if *from != owner))
     }
 
     /// Whether it goes to another home as soon as no sharer can read it.
@@ -379,7 +388,6 @@ impl Line {
         if self.generation != generation {
             self.generation = generation;
             self.lose();
-            self.sharers.clear();
             self.fill = None;
         }
     }

@@ -301,7 +301,7 @@ impl Home {
         match line.pending.as_mut().map(|pending| std::mem::replace(&mut pending.why, Why::Leave)) {
             Some(Why::Write(writing)) => waiting.insert(0, Queued::Write(writing)),
             Some(Why::Evict(cost)) => self.lines.evicting(key, cost, false),
-            Some(Why::Recall | Why::Leave) => {}
+            Some(Why::Recall | Why::Share | Why::Leave) => {}
             None => self.begin(key, Why::Leave, now, outputs),
         }
         let refused = || Answer::Refused(Refusal::NotHome);
@@ -338,7 +338,7 @@ impl Home {
         for line in std::mem::take(&mut self.lines).into_lines() {
             let pending = line.pending.and_then(|pending| match pending.why {
                 Why::Write(writing) => Some(Queued::Write(writing)),
-                Why::Recall | Why::Evict(_) | Why::Leave => None,
+                Why::Recall | Why::Share | Why::Evict(_) | Why::Leave => None,
             });
             self.turn_away(pending.into_iter().chain(line.queue).collect(), now, outputs);
             for loader in line.loaders {

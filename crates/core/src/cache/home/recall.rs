@@ -2,7 +2,7 @@
 //!
 //! It does not know what a change is for; it tells [`super::write`] when nothing is awaited any more.
 
-use super::lines::{Line, Pending, Why};
+use super::lines::{Line, Owner, Pending, Why};
 use super::{Home, Output, write};
 use crate::cache::feed::Change;
 use crate::cache::message::{Addressee, Answer, Forget, Had, Held, Order};
@@ -24,7 +24,12 @@ impl Home {
             awaiting.iter().map(|node| (*node, Forget::Copy { key: key.clone() })).collect();
         if let Some(owner) = line.owner {
             if self.peers.may_read(owner.node, now) {
-                let what = Forget::Owned { key: key.clone(), grant: owner.grant, process: owner.process };
+                let Owner { node, process, grant } = owner;
+                let keeps = matches!(why, Why::Share);
+                if keeps {
+                    line.sharers.insert(node);
+                }
+                let what = Forget::Owned { key: key.clone(), grant, process, keeps };
                 orders.push((owner.node, what));
                 awaiting.insert(owner.node);
                 self.stats.recalls += 1;

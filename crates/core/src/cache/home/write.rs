@@ -75,7 +75,8 @@ impl Home {
                 break;
             }
             if line.owner.is_some() && !line.queue.is_empty() {
-                self.begin(key, Why::Recall, now, outputs);
+                let why = if line.is_only_read() { Why::Share } else { Why::Recall };
+                self.begin(key, why, now, outputs);
                 self.complete(key, now, outputs);
                 continue;
             }
@@ -115,7 +116,7 @@ impl Home {
         self.pending.remove(&pending.seq);
         match pending.why {
             Why::Write(writing) => self.commit(key, writing, now, outputs),
-            Why::Recall => {}
+            Why::Recall | Why::Share => {}
             Why::Evict(cost) => {
                 if let Some(version) = line.current(now) {
                     outputs.push(news(key, version, feed::Change::Evicted));
@@ -123,6 +124,11 @@ impl Home {
                 line.lose();
                 self.lines.evicting(key, cost, false);
                 self.stats.evictions += 1;
+            }
+            // Its owner was told to go on reading before the line had to leave.
+            Why::Leave if !line.sharers.is_empty() => {
+                self.begin(key, Why::Leave, now, outputs);
+                self.complete(key, now, outputs);
             }
             Why::Leave => self.gone(key, now, outputs),
         }

@@ -91,6 +91,7 @@ impl World {
             .iter()
             .filter_map(|(node, copies)| copies.inspect(name, self.now).map(|view| (*node, view)))
             .collect();
+        seen.readers = seen.readers.max(views.len());
         for (node, view) in &views {
             seen.hits += 1;
             assert_eq!(view.version, committed, "{node} reads what is not committed");

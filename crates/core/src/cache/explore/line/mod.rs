@@ -81,6 +81,8 @@ struct Seen {
     filled: u64,
     void: u64,
     lent_hits: u64,
+    /// The most nodes that could read one key at once.
+    readers: usize,
 }
 
 impl World {

@@ -73,6 +73,18 @@ fn an_owner_reads_and_writes_alone_and_its_recall_brings_back_what_it_wrote() {
 }
 
 #[test]
+fn an_owner_whose_line_another_reads_goes_on_reading_and_never_an_old_value() {
+    let seen = explore(Budget { reads: 3, owned_writes: 1, writes: 1, ..BACK });
+    assert!(seen.owners > 0 && seen.readers == 2, "{seen:?}");
+    let seen = explore(Budget { reads: 2, owned_writes: 1, repeats: 1, restarts: 1, ..BACK });
+    assert!(seen.owners > 0 && seen.readers == 2, "{seen:?}");
+    let seen = explore(Budget { reads: 2, owned_writes: 1, flushes: 1, repeats: 1, ..BACK });
+    assert!(seen.owners > 0 && seen.readers == 2, "{seen:?}");
+    let seen = explore(Budget { reads: 2, owned_writes: 1, steps: 3, ..BACK });
+    assert!(seen.owners > 0 && seen.readers == 2 && seen.lost > 0, "{seen:?}");
+}
+
+#[test]
 fn an_owner_that_is_silent_or_restarted_leaves_a_miss_and_never_an_old_value() {
     let seen = explore(Budget { reads: 1, owned_writes: 1, writes: 1, steps: 3, ..BACK });
     assert!(seen.lost > 0 && seen.waited_out > 0, "{seen:?}");
