@@ -158,6 +158,8 @@ pub struct Order {
     pub seq: u64,
     /// What.
     pub what: Forget,
+    /// Because its line goes to another home: whoever wants to go on reading asks that one.
+    pub moves: bool,
 }
 
 /// What is to be forgotten.

@@ -207,6 +207,12 @@ impl Tenure {
         self.next = Some(HomeRing::new(&others));
     }
 
+    /// Whether it has.
+    #[must_use]
+    pub fn has_retired(&self) -> bool {
+        self.retired
+    }
+
     /// Where the line of `key` goes when it leaves this node.
     #[must_use]
     pub fn next_home(&self, key: &str) -> Option<NodeId> {

@@ -67,6 +67,11 @@ impl Cache {
                     self.due.notify_one();
                 }
                 home::Output::News(news) => self.tell(state, news),
+                home::Output::Left { key } => {
+                    let me = state.home.tenure().origin();
+                    state.copies.displaced_from(key, me, self.now());
+                    self.reread_soon(state);
+                }
                 home::Output::Seal { to, ring_epoch } => {
                     self.spawn(move |cache| async move { cache.ask_seal(to, ring_epoch).await });
                 }

@@ -26,6 +26,7 @@ mod follow;
 mod near;
 mod parked;
 mod read;
+mod reread;
 mod serve;
 mod space;
 mod stats;
@@ -83,6 +84,8 @@ struct State {
     watching: Watching,
     parked: Parked,
     outbox: Outbox,
+    /// Whether somebody asks for what moves have displaced.
+    rereading: bool,
 }
 
 type ReadAnswer = Result<Option<Held>, Again>;
@@ -121,6 +124,7 @@ impl Cache {
                 watching: Watching::new(node),
                 parked: Parked::new(limits.waiting_max),
                 outbox: Outbox::default(),
+                rereading: false,
             }),
             changed: Notify::new(),
             bells: follow::Bells::default(),

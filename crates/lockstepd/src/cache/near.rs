@@ -178,6 +178,7 @@ impl Cache {
             return Answer::Forgetting;
         }
         let had = state.copies.forget(order, now);
+        self.reread_soon(state);
         state.near.next_tag += 1;
         let tag = state.near.next_tag;
         let mut outputs = state.near.machine.forget(tag, order, now);

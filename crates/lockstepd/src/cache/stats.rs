@@ -71,6 +71,8 @@ impl Cache {
             ("lease_expiries", home.lease_expiries),
             ("lapsed_leases", copies.lapsed_leases),
             ("forgotten_copies", copies.forgotten),
+            ("displaced_copies", copies.displaced),
+            ("displaced_waiting", state.copies.displaced() as u64),
             ("refused_fills", copies.refused_fills),
             ("line_evictions", home.evictions),
             ("copy_evictions", copies.evictions),

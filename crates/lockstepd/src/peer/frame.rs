@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::Service;
 
 /// The version of everything after the handshake.
-pub(super) const VERSION: u16 = 3;
+pub(super) const VERSION: u16 = 4;
 /// The largest frame that is read, in bytes. A connection that announces more is closed.
 pub(super) const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The largest frame before both sides have greeted: a stranger is not given memory for more.

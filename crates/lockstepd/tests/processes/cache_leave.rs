@@ -28,12 +28,17 @@ async fn read_all(node: Http) -> BTreeMap<String, usize> {
     found
 }
 
+/// How many copies of moved lines a node has not asked for again yet.
+async fn displaced(node: Http) -> u64 {
+    node.get("/cache/stats").await.unwrap().json["displaced_waiting"].as_u64().unwrap()
+}
+
 async fn ring_epoch(node: Http) -> u64 {
     node.get("/cluster").await.unwrap().json["ring_epoch"].as_u64().unwrap()
 }
 
 #[tokio::test]
-async fn every_value_survives_a_planned_leave_and_is_local_again_after_one_read() {
+async fn every_value_survives_a_planned_leave_and_is_in_memory_again_before_anybody_reads_it() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let leaver = cluster.others(leader)[0];
@@ -52,13 +57,14 @@ async fn every_value_survives_a_planned_leave_and_is_local_again_after_one_read(
             (ring_epoch(node).await > before).then_some(())
         })
         .await;
-        let (first, again) = (read_all(node).await, read_all(node).await);
-        println!("after the leave: first {first:?}, again {again:?}");
-        let kept =
-            first.get("local").copied().unwrap_or_default() + first.get("home").copied().unwrap_or_default();
-        assert_eq!(kept, KEYS, "a value was lost: {first:?}");
-        // What the leaver was home of has to be read once, and whatever has moved between the others.
-        assert!(first.get("local").copied().unwrap_or_default() > KEYS / 3, "{first:?}");
-        assert_eq!(again, BTreeMap::from([("local".into(), KEYS)]));
+        eventually(
+            "nothing is displaced",
+            SOON,
+            || async move { (displaced(node).await == 0).then_some(()) },
+        )
+        .await;
+    }
+    for node in nodes {
+        assert_eq!(read_all(node).await, BTreeMap::from([("local".into(), KEYS)]), "the hit rate stays");
     }
 }

@@ -15,6 +15,7 @@ use super::{Key, Tag, Version, lease, space};
 use crate::names::{Incarnation, Origin};
 use crate::stamp::Millis;
 
+pub mod displaced;
 mod owned;
 mod store;
 #[cfg(test)]
@@ -96,6 +97,8 @@ pub struct Stats {
     pub evictions: u64,
     /// Leases of homes that ended.
     pub lapsed_leases: u64,
+    /// Copies that went because their line moved.
+    pub displaced: u64,
 }
 
 /// The copies that one node holds.
@@ -112,6 +115,7 @@ pub struct Copies {
     /// What recalls were answered with: an answer may be lost, and the order comes again.
     recalled: BTreeMap<Key, Returning>,
     recalls: VecDeque<(Millis, Key, u64)>,
+    displaced: displaced::Queue,
     process: Option<Incarnation>,
     next_flight: FlightId,
     next_period: u64,
@@ -166,6 +170,7 @@ impl Copies {
             returning: BTreeMap::new(),
             recalled: BTreeMap::new(),
             recalls: VecDeque::new(),
+            displaced: displaced::Queue::default(),
             process: None,
             next_flight: 0,
             next_period: 0,
@@ -423,7 +428,7 @@ impl Copies {
     /// Without what decides nothing.
     #[cfg(test)]
     pub(crate) fn uncounted(&self) -> Self {
-        Self { stats: Stats::default(), ..self.clone() }
+        Self { stats: Stats::default(), displaced: displaced::Queue::default(), ..self.clone() }
     }
 
     /// What has happened so far.

@@ -90,6 +90,9 @@ impl Copies {
     /// A home orders to forget something. Done when this returns; the answer is what was there.
     pub fn forget(&mut self, order: &Order, now: Millis) -> Had {
         self.stats.forgotten += 1;
+        if order.moves {
+            self.displace(order, now);
+        }
         match &order.what {
             Forget::Copy { key } => {
                 self.refuse_fill(order.home, key);

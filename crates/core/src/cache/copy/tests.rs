@@ -42,7 +42,7 @@ fn fill(copies: &mut Copies, key: &str, value: Value, now: Millis) {
 /// The home orders to forget a copy.
 fn forget(copies: &mut Copies, key: &str) {
     let what = Forget::Copy { key: key.into() };
-    assert_eq!(copies.forget(&Order { home: HOME, seq: 1, what }, T0), Had::Nothing);
+    assert_eq!(copies.forget(&Order { home: HOME, seq: 1, what, moves: false }, T0), Had::Nothing);
 }
 
 fn told(outputs: &[Output]) -> Vec<(Tag, Option<Held>)> {
@@ -229,7 +229,7 @@ fn granted(number: u64) -> Value {
 /// The home recalls what it granted under this number.
 fn recall(copies: &mut Copies, key: &str, grant: u64, now: Millis) -> Had {
     let what = Forget::Owned { key: key.into(), grant, process: Incarnation(1), keeps: false };
-    copies.forget(&Order { home: HOME, seq: 1, what }, now)
+    copies.forget(&Order { home: HOME, seq: 1, what, moves: false }, now)
 }
 
 fn write(copies: &mut Copies, key: &str) {
@@ -277,4 +277,28 @@ fn only_an_answer_that_is_not_kept_is_a_refused_fill() {
         assert_eq!(copies.stats().refused_fills, refused, "grant 2 after a recall of {recalled}");
         recall(&mut copies, "k", 2, T0);
     }
+}
+
+#[test]
+fn a_copy_whose_line_moves_is_asked_for_again_once_another_home_is_known() {
+    let other = Origin { node: NodeId(9), incarnation: Incarnation(1) };
+    let mut copies = copies();
+    fill(&mut copies, "k", leased(held("a")), T0);
+    fill(&mut copies, "dead", leased(held("a")), T0);
+    fill(&mut copies, "again", leased(held("a")), T0);
+    let order =
+        |key: &str, moves| Order { home: HOME, seq: 1, what: Forget::Copy { key: key.into() }, moves };
+    copies.forget(&order("k", true), at(1));
+    copies.forget(&order("k", true), at(2));
+    copies.forget(&order("again", true), at(2));
+    copies.forget(&order("dead", false), at(2));
+    copies.forget(&order("never here", true), at(2));
+    assert_eq!(copies.displaced(), 2, "what could be read, and once");
+    fill(&mut copies, "again", leased(held("b")), at(3));
+    assert!(copies.take_displaced(9, |_| Some(HOME), at(3)).is_empty(), "the ring is the old one");
+    let taken = copies.take_displaced(9, |_| Some(other), at(4));
+    assert_eq!(taken.iter().map(|(it, home)| (&*it.key, *home)).collect::<Vec<_>>(), [("k", other)]);
+    copies.still_displaced(taken[0].0.clone());
+    let late = at(displaced::DISPLACED_FOR.0 + 1);
+    assert!(copies.take_displaced(9, |_| Some(other), late).is_empty() && copies.displaced() == 0);
 }

@@ -75,7 +75,7 @@ impl Home {
         for to in &awaiting {
             self.peers.sent(*to, seq, now);
             let what = Forget::Namespace { namespace: namespace.clone() };
-            outputs.push(Output::Forget { to: *to, order: Order { home, seq, what } });
+            outputs.push(Output::Forget { to: *to, order: Order { home, seq, what, moves: false } });
         }
         let flush = Flush { seq, ring_epoch: to.ring_epoch, awaiting, asked: vec![(tag, guard)] };
         self.flushes.0.insert(namespace.clone(), flush);

@@ -65,6 +65,11 @@ pub enum Output {
         /// The order.
         order: Order,
     },
+    /// A line that was read at this node has gone to another home: see [`super::copy::displaced`].
+    Left {
+        /// Its key.
+        key: Key,
+    },
     /// Tell whoever watches. It comes before the answer to whoever caused it.
     News(News),
     /// Ask for a seal, and repeat while [`Home::awaits_seal`] says so; then call [`Home::sealed`].

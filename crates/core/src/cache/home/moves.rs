@@ -313,8 +313,13 @@ impl Home {
     /// No copy of a line that leaves can be read any more.
     pub(super) fn gone(&mut self, key: &Key, now: Millis, outputs: &mut Vec<Output>) {
         self.moves.leaving -= 1;
-        if let Some(held) = self.lines.remove(key).and_then(|line| line.held(now)) {
+        let line = self.lines.remove(key);
+        let was_read_here = line.as_ref().is_some_and(|line| line.note.is_some());
+        if let Some(held) = line.and_then(|line| line.held(now)) {
             self.stats.moved_out += 1;
+            if was_read_here && !self.tenure.has_retired() {
+                outputs.push(Output::Left { key: key.clone() });
+            }
             self.route(Moved { key: key.clone(), held }, now);
         }
         self.answer_seals(now, outputs);

@@ -41,9 +41,10 @@ impl Home {
         }
         self.stats.changes_with_sharers += u64::from(!orders.is_empty());
         self.stats.invalidations += orders.len() as u64;
+        let moves = matches!(why, Why::Leave);
         for (to, what) in orders {
             self.peers.sent(to, seq, now);
-            outputs.push(Output::Forget { to, order: Order { home, seq, what } });
+            outputs.push(Output::Forget { to, order: Order { home, seq, what, moves } });
         }
         line.pending = Some(Pending { seq, why, awaiting });
         self.pending.insert(seq, key.clone());

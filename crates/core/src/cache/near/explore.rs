@@ -168,7 +168,7 @@ impl World {
     }
 
     fn forget(&mut self, tag: Tag, seen: &mut Seen) {
-        let order = Order { home: HOME, seq: 1, what: Forget::Copy { key: Self::key() } };
+        let order = Order { home: HOME, seq: 1, what: Forget::Copy { key: Self::key() }, moves: false };
         let outputs = self.near.forget(tag, &order, self.now);
         self.take(outputs, seen);
     }

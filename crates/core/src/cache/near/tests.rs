@@ -20,7 +20,7 @@ fn near(limits: Limits) -> Near {
 }
 
 fn order(what: Forget) -> Order {
-    Order { home: HOME, seq: 1, what }
+    Order { home: HOME, seq: 1, what, moves: false }
 }
 
 fn copy(key: &str) -> Order {

@@ -113,7 +113,7 @@ async fn a_fill_that_an_order_to_forget_overtook_is_counted() {
         let mut state = cache.lock();
         let home = state.home.home_of(&key).unwrap();
         state.copies.read(&key, home, 1, now);
-        let order = Order { home, seq: 1, what: Forget::Copy { key: key.clone() } };
+        let order = Order { home, seq: 1, what: Forget::Copy { key: key.clone() }, moves: false };
         cache.forget(&mut state, &order, now);
     }
     assert_eq!(cluster.figure(2, "refused_fills"), 1);

@@ -28,6 +28,52 @@ async fn a_node_that_leaves_hands_its_lines_to_those_who_are_home_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_could_be_read_from_memory_before_a_move_is_in_memory_soon_after_it() {
+    let cluster = Cluster::new().await;
+    let keys: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
+    for key in &keys {
+        cluster.set(2, key, "a").await.unwrap();
+        for node in [2, 3] {
+            cluster.get(node, key).await;
+        }
+    }
+    cluster.nodes[&1].retire().await;
+    assert!(cluster.figure(3, "displaced_waiting") > 50, "they wait for another ring");
+    cluster.show(2, &[2, 3], FOR_EVER);
+    cluster.settle().await;
+    tokio::time::sleep(SECOND).await;
+    for node in [2, 3] {
+        assert_eq!(cluster.figure(node, "displaced_waiting"), 0);
+        for key in &keys {
+            assert_eq!(cluster.local(node, key).as_deref(), Some("a"), "{key} at node {node}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_that_were_read_at_their_former_home_can_be_read_there_still() {
+    let cluster = Cluster::new().await;
+    cluster.show(2, &[1, 2], FOR_EVER);
+    cluster.settle().await;
+    let keys: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
+    for key in &keys {
+        cluster.set(2, key, "a").await.unwrap();
+        cluster.nodes[&1].get(&key.as_str().into(), false, SECOND).await.unwrap();
+        cluster.nodes[&1].worded(key, |_| "a".into());
+    }
+    let all = &[1, 2, 3];
+    for node in [1, 2] {
+        cluster.nodes[&node].set_view(&cluster.view(node, 3, all, FOR_EVER));
+    }
+    let newcomer = View { me: Some((Incarnation(1), 3)), ..cluster.view(3, 3, all, FOR_EVER) };
+    cluster.nodes[&3].set_view(&newcomer);
+    tokio::time::sleep(SECOND).await;
+    for key in &keys {
+        assert_eq!(cluster.local(1, key).as_deref(), Some("a"), "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lines_sent_ahead_are_dropped_if_another_ring_comes_than_the_expected_one() {
     let cluster = Cluster::new().await;
     let key = cluster.key_at(1);
