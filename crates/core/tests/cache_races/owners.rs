@@ -247,3 +247,27 @@ fn line_leaving_while_its_owner_is_told_to_share_it() {
     stage.show_all();
     assert_eq!(stage.committed(4, &key), "mine");
 }
+
+#[test]
+fn late_read_of_a_former_process_leaves_no_copy_that_its_home_forgot() {
+    let (mut stage, key) = (Stage::new(), key_in(BACK));
+    stage.configure(BACK, false);
+    let (_, first) = stage.write(1, set(&key, "old"));
+    stage.arrive(&first);
+    let (_, late) = stage.read(2, &key);
+    stage.crash(2);
+    stage.start(2, 2, 1 << 20);
+    stage.show(2);
+    stage.keep(2, &key);
+    stage.configure(BACK, true);
+    // The home makes its only sharer the owner, as the process that it was.
+    stage.arrive(&late);
+    let (_, read) = stage.read(3, &key);
+    let recall = stage.arrive(&read);
+    assert_eq!(stage.sees(2, &key), "old");
+    let lost = stage.arrive(&recall);
+    assert_eq!(stage.sees(2, &key), "ask", "the home takes the line for lost now");
+    let value = stage.arrive(&lost);
+    stage.arrive(&value);
+    assert_eq!(stage.sees(3, &key), "nothing");
+}

@@ -12,7 +12,7 @@ use super::stage::{Stage, text};
 /// A message on its way.
 #[derive(Clone, Debug)]
 pub enum Packet {
-    Read { from: u64, flight: FlightId, home: Origin, to: Addressee, key: Key },
+    Read { from: u64, by: Incarnation, flight: FlightId, home: Origin, to: Addressee, key: Key },
     Value { to: u64, flight: FlightId, answer: Answer },
     Write { from: u64, home: Origin, to: Addressee, write: Write, tag: Tag },
     Done { to: u64, tag: Tag, answer: Answer },
@@ -48,10 +48,9 @@ impl Stage {
         }
         let now = self.now(place);
         match packet {
-            Packet::Read { from, flight, to, key, .. } => {
+            Packet::Read { from, by, flight, to, key, .. } => {
                 let tag = self.tag(Some((place, Caller::Reader { node: from, flight })));
-                let wish =
-                    Wish::Own { process: Incarnation(self.nodes.get(&from).map_or(0, |p| p.incarnation)) };
+                let wish = Wish::Own { process: by };
                 let home = &mut self.nodes.get_mut(&place).unwrap().home;
                 let outputs = home.read(tag, NodeId(from), to, &key, wish, now);
                 self.take_home(place, outputs)
@@ -142,8 +141,10 @@ impl Stage {
         let mut packets = Vec::new();
         for output in outputs {
             match output {
-                copy::Output::Ask { flight, home, key } => {
-                    packets.push(Packet::Read { from: at, flight, home, to: self.addressee(at, home), key });
+                copy::Output::Ask { flight, home, key, .. } => {
+                    let by = Incarnation(self.nodes[&at].incarnation);
+                    let to = self.addressee(at, home);
+                    packets.push(Packet::Read { from: at, by, flight, home, to, key });
                 }
                 copy::Output::Return { home, key, grant } => {
                     let written = self.nodes[&at].copies.returning(&key, grant, self.now(at));

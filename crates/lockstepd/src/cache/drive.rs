@@ -80,21 +80,24 @@ impl Cache {
     }
 
     pub(super) fn carry_out_copies(&self, state: &mut State, outputs: Vec<copy::Output>) {
-        let mut asks: BTreeMap<Origin, Vec<(copy::FlightId, Key)>> = BTreeMap::new();
+        let mut asks: BTreeMap<(Origin, bool), Vec<(copy::FlightId, Key)>> = BTreeMap::new();
         for output in outputs {
             match output {
                 copy::Output::Answer { tag, value } => {
                     let value = value.map_err(|AskAgain| Again::Look);
                     state.parked.take_reader(tag).map(|reader| reader.send(value));
                 }
-                copy::Output::Ask { flight, home, key } => asks.entry(home).or_default().push((flight, key)),
+                copy::Output::Ask { flight, home, key, may_own } => {
+                    asks.entry((home, may_own)).or_default().push((flight, key));
+                }
                 copy::Output::Return { home, key, grant } => {
                     self.spawn(move |cache| async move { cache.give_back(home, key, grant).await });
                 }
             }
         }
-        for (home, mut flights) in asks {
-            let (to, wish) = (addressee(state, home), wish(state));
+        for ((home, may_own), mut flights) in asks {
+            let to = addressee(state, home);
+            let wish = if may_own { wish(state) } else { Wish::Keep };
             while !flights.is_empty() {
                 let batch = flights.drain(..flights.len().min(BATCH)).collect();
                 self.spawn(move |cache| async move { cache.fly(batch, home, to, wish).await });

@@ -45,6 +45,7 @@ pub use watch::{Event, EventId, Only, Watch, Why};
 
 use drive::Outbox;
 use parked::Parked;
+use reread::Rereads;
 
 /// How long one read at a home may take before its readers look at the ring again.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
@@ -84,8 +85,7 @@ struct State {
     watching: Watching,
     parked: Parked,
     outbox: Outbox,
-    /// Whether somebody asks for what moves have displaced.
-    rereading: bool,
+    rereads: Rereads,
 }
 
 type ReadAnswer = Result<Option<Held>, Again>;
@@ -124,7 +124,7 @@ impl Cache {
                 watching: Watching::new(node),
                 parked: Parked::new(limits.waiting_max),
                 outbox: Outbox::default(),
-                rereading: false,
+                rereads: Rereads::default(),
             }),
             changed: Notify::new(),
             bells: follow::Bells::default(),

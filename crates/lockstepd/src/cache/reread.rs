@@ -4,6 +4,7 @@
 //! ever. It decides nothing about coherence: these are reads like any other, only that nobody waits.
 
 use futures::future::join_all;
+use lockstep_core::cache::copy::Copies;
 use lockstep_core::cache::copy::displaced::Displaced;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -15,10 +16,24 @@ const AT_ONCE: usize = 32;
 
 type Asked = (Displaced, oneshot::Receiver<ReadAnswer>);
 
+/// Whether somebody asks for what moves have displaced.
+#[derive(Debug, Default)]
+pub(super) struct Rereads {
+    is_busy: bool,
+    under_way: usize,
+}
+
+impl Rereads {
+    /// How many copies are not here again.
+    pub(super) fn left(&self, copies: &Copies) -> usize {
+        copies.displaced() + self.under_way
+    }
+}
+
 impl Cache {
     /// Something may have been displaced.
     pub(super) fn reread_soon(&self, state: &mut State) {
-        if state.copies.displaced() > 0 && !std::mem::replace(&mut state.rereading, true) {
+        if state.copies.displaced() > 0 && !std::mem::replace(&mut state.rereads.is_busy, true) {
             self.spawn(move |cache| async move { cache.reread().await });
         }
     }
@@ -28,13 +43,15 @@ impl Cache {
         loop {
             let changed = self.changed.notified();
             let Some(asked) = self.ask_displaced() else { return };
-            let has_asked = !asked.is_empty();
+            let count = asked.len();
             let failed = wait_for(asked).await;
-            let must_pause = !has_asked || !failed.is_empty();
-            {
+            let is_fruitless = failed.len() == count;
+            let must_pause = {
                 let mut state = self.lock();
+                state.rereads.under_way = 0;
                 failed.into_iter().for_each(|displaced| state.copies.still_displaced(displaced));
-            }
+                is_fruitless && (count > 0 || state.copies.displaced_ready() == 0)
+            };
             if must_pause {
                 // The ring, or who serves under it, changes soon.
                 let _ = timeout(PAUSE_MAX, changed).await;
@@ -42,20 +59,23 @@ impl Cache {
         }
     }
 
-    /// `None`: nothing is left, and this task ends.
+    /// `None`: nothing is left, or this node leaves, and this task ends.
     fn ask_displaced(&self) -> Option<Vec<Asked>> {
         let now = self.now();
         let mut state = self.lock();
-        let State { home, copies, parked, rereading, .. } = &mut *state;
-        let keys = copies.take_displaced(AT_ONCE, |key| home.home_of(key), now);
-        *rereading = !keys.is_empty() || copies.displaced() > 0;
-        if !*rereading {
+        let State { home, copies, parked, rereads, .. } = &mut *state;
+        let tenure = home.tenure();
+        let of = |key: &str| tenure.home_of(key);
+        let keys = copies.take_displaced(AT_ONCE, tenure.ring_epoch(), self.node, of, now);
+        rereads.under_way = keys.len();
+        if rereads.left(copies) == 0 || tenure.has_retired() {
+            *rereads = Rereads::default();
             return None;
         }
         let (mut asked, mut outputs) = (Vec::new(), Vec::new());
-        for (displaced, home) in keys.into_iter().filter(|(_, home)| home.node != self.node) {
+        for (displaced, home) in keys {
             let (tag, answer) = parked.reader();
-            outputs.extend(copies.read(&displaced.key, home, tag, now));
+            outputs.extend(copies.reread(&displaced, home, tag, now));
             asked.push((displaced, answer));
         }
         self.carry_out_copies(&mut state, outputs);

@@ -5,12 +5,15 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::cache::Tag;
-use lockstep_core::cache::message::{Answer, Place, Request};
+use lockstep_core::cache::message::{Answer, Had, Place, Refusal, Request, Value};
 use lockstep_core::names::NodeId;
 use tokio::sync::oneshot;
 
 use super::{Cache, State};
 use crate::peer::{Error, Handler};
+
+/// Bytes of values in one message; whoever asked for more is told to ask again. One value always fits.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// An answer, or where it will come.
 enum Soon {
@@ -46,8 +49,13 @@ impl Cache {
         let soon =
             requests.into_iter().map(|request| self.begin(from, request)).collect::<Result<Vec<_>, _>>()?;
         let mut answers = Vec::with_capacity(soon.len());
+        let mut bytes = 0;
         for answer in soon {
-            answers.push(answer.get().await?);
+            let answer = answer.get().await?;
+            let size = value_bytes(&answer);
+            let fits = bytes == 0 || bytes + size <= ANSWER_BYTES_MAX;
+            bytes += size;
+            answers.push(if fits { answer } else { later(&answer) });
         }
         Ok(Answer::Many(answers))
     }
@@ -115,6 +123,23 @@ impl Cache {
         };
         self.carry_out_home(state, outputs);
         parked
+    }
+}
+
+fn value_bytes(answer: &Answer) -> usize {
+    match answer {
+        Answer::Value(Value { held: Some(held), .. }) | Answer::Forgotten(Had::Written(held)) => {
+            held.value.len()
+        }
+        _ => 0,
+    }
+}
+
+/// In place of a value that does not fit: it is asked for again, and given again.
+fn later(answer: &Answer) -> Answer {
+    match answer {
+        Answer::Forgotten(_) => Answer::Forgetting,
+        _ => Answer::Refused(Refusal::NotHome),
     }
 }
 

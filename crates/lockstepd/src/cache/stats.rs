@@ -72,7 +72,7 @@ impl Cache {
             ("lapsed_leases", copies.lapsed_leases),
             ("forgotten_copies", copies.forgotten),
             ("displaced_copies", copies.displaced),
-            ("displaced_waiting", state.copies.displaced() as u64),
+            ("displaced_waiting", state.rereads.left(&state.copies) as u64),
             ("refused_fills", copies.refused_fills),
             ("line_evictions", home.evictions),
             ("copy_evictions", copies.evictions),

@@ -109,7 +109,7 @@ impl Frame {
         out[start..start + LENGTH].copy_from_slice(&length.to_le_bytes());
     }
 
-    /// Whether a request with this payload can be sent at all.
+    /// Whether a request or an answer with this payload can be sent at all.
     pub(super) fn holds(payload: &Bytes) -> bool {
         payload.len() <= FRAME_BYTES_MAX - REQUEST_HEAD
     }

@@ -91,8 +91,8 @@ pub(super) async fn serve(connection: Connection, from: NodeId, handlers: Arc<Ha
 /// `None`: cancelled, nobody waits for an answer.
 fn reply(output: &mut BytesMut, id: u64, answer: Option<Result<Bytes, Error>>) {
     match answer {
-        Some(Ok(payload)) => Frame::Answer { id, payload }.write(output),
-        Some(Err(_)) => Frame::Failed { id }.write(output),
+        Some(Ok(payload)) if Frame::holds(&payload) => Frame::Answer { id, payload }.write(output),
+        Some(_) => Frame::Failed { id }.write(output),
         None => {}
     }
 }

@@ -47,6 +47,8 @@ pub enum Output {
         home: Origin,
         /// What.
         key: Key,
+        /// Whether the line itself would be welcome.
+        may_own: bool,
     },
     /// Give an owned line back, as [`Copies::returning`] says, and repeat while it says anything;
     /// then call [`Copies::returned`].
@@ -255,7 +257,7 @@ impl Copies {
         self.placeholders.insert(key.clone(), flight);
         let late = Vec::new();
         self.flights.insert(flight, Flight { key: key.clone(), home, sent: now, first, late, recalled: 0 });
-        Output::Ask { flight, home, key }
+        Output::Ask { flight, home, key, may_own: true }
     }
 
     /// The home answered. Keeps the value if that is still allowed, and tells the readers.

@@ -100,8 +100,8 @@ impl Copies {
                 Had::Nothing
             }
             Forget::Owned { key, grant, process, keeps } => {
-                if !keeps {
-                    // Its home knows us as the owner, and no more as a sharer.
+                if !keeps || self.process != Some(*process) {
+                    // Its home knows us as the owner, or a former process of us, and no more as a sharer.
                     self.forget_shared(order.home, key);
                 }
                 self.disown(order.home, key, *grant, *process, *keeps, now)

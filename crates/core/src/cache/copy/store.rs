@@ -137,6 +137,11 @@ impl Store {
         self.copies.get_mut(key)
     }
 
+    /// Whether there is room that nobody has to leave.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes <= self.bytes_max / 16 * 15
+    }
+
     /// Whether a copy of these sizes would be kept.
     pub(super) fn fits(&self, key: &str, value: usize) -> bool {
         key.len() + value + COPY_BYTES <= self.bytes_max

@@ -279,26 +279,71 @@ fn only_an_answer_that_is_not_kept_is_a_refused_fill() {
     }
 }
 
+/// The home's line moves.
+fn moves(copies: &mut Copies, key: &str, now: Millis) {
+    let what = Forget::Copy { key: key.into() };
+    copies.forget(&Order { home: HOME, seq: 1, what, moves: true }, now);
+}
+
+const ME: NodeId = NodeId(2);
+const OTHER: Origin = Origin { node: NodeId(9), incarnation: Incarnation(1) };
+
 #[test]
 fn a_copy_whose_line_moves_is_asked_for_again_once_another_home_is_known() {
-    let other = Origin { node: NodeId(9), incarnation: Incarnation(1) };
+    let mut copies = copies();
+    for key in ["k", "again", "own", "back", "dead"] {
+        fill(&mut copies, key, leased(held("a")), T0);
+    }
+    forget(&mut copies, "dead");
+    for key in ["k", "k", "again", "own", "back", "dead", "never here"] {
+        moves(&mut copies, key, at(1));
+    }
+    assert_eq!(copies.displaced(), 4, "what could be read, and once");
+    fill(&mut copies, "again", leased(held("b")), at(3));
+    assert!(copies.take_displaced(9, 1, ME, |_| Some(HOME), at(3)).is_empty(), "the ring is the old one");
+    assert_eq!(
+        (copies.displaced(), copies.displaced_ready()),
+        (3, 0),
+        "nobody looks at them again before another"
+    );
+    let home = |key: &str| match key {
+        "own" => Some(Origin { node: ME, ..OTHER }),
+        "back" => Some(HOME),
+        _ => Some(OTHER),
+    };
+    let taken = copies.take_displaced(9, 2, ME, home, at(4));
+    let of = |(it, home): &(displaced::Displaced, Origin)| (it.key.to_string(), *home);
+    assert_eq!(taken.iter().map(of).collect::<Vec<_>>(), [("k".into(), OTHER), ("back".into(), HOME)]);
+    assert_eq!(copies.displaced(), 0);
+    copies.still_displaced(taken[0].0.clone());
+    assert_eq!(copies.take_displaced(9, 2, ME, home, at(5)).len(), 1);
+}
+
+#[test]
+fn copies_that_are_not_to_be_had_again_are_given_up() {
     let mut copies = copies();
     fill(&mut copies, "k", leased(held("a")), T0);
-    fill(&mut copies, "dead", leased(held("a")), T0);
-    fill(&mut copies, "again", leased(held("a")), T0);
-    let order =
-        |key: &str, moves| Order { home: HOME, seq: 1, what: Forget::Copy { key: key.into() }, moves };
-    copies.forget(&order("k", true), at(1));
-    copies.forget(&order("k", true), at(2));
-    copies.forget(&order("again", true), at(2));
-    copies.forget(&order("dead", false), at(2));
-    copies.forget(&order("never here", true), at(2));
-    assert_eq!(copies.displaced(), 2, "what could be read, and once");
-    fill(&mut copies, "again", leased(held("b")), at(3));
-    assert!(copies.take_displaced(9, |_| Some(HOME), at(3)).is_empty(), "the ring is the old one");
-    let taken = copies.take_displaced(9, |_| Some(other), at(4));
-    assert_eq!(taken.iter().map(|(it, home)| (&*it.key, *home)).collect::<Vec<_>>(), [("k", other)]);
-    copies.still_displaced(taken[0].0.clone());
-    let late = at(displaced::DISPLACED_FOR.0 + 1);
-    assert!(copies.take_displaced(9, |_| Some(other), late).is_empty() && copies.displaced() == 0);
+    moves(&mut copies, "k", at(1));
+    copies.take_displaced(9, 1, ME, |_| Some(HOME), at(1));
+    copies.take_displaced(9, 1, ME, |_| Some(HOME), at(2 + displaced::DISPLACED_FOR.0));
+    assert_eq!(copies.displaced(), 0, "after a while");
+    let mut copies = Copies::new(4_000);
+    for key in 0..15 {
+        fill(&mut copies, &key.to_string(), leased(held("a")), T0);
+    }
+    copies.displaced_from("line".into(), HOME, T0);
+    assert!(
+        copies.take_displaced(9, 2, ME, |_| Some(OTHER), T0).is_empty(),
+        "others would have to make room"
+    );
+    assert_eq!(copies.displaced(), 0);
+}
+
+#[test]
+fn what_is_asked_for_again_does_not_become_this_nodes_own() {
+    let mut copies = copies();
+    fill(&mut copies, "k", leased(held("a")), T0);
+    moves(&mut copies, "k", at(1));
+    let (it, home) = copies.take_displaced(9, 1, ME, |_| Some(OTHER), at(1)).remove(0);
+    assert!(matches!(copies.reread(&it, home, 1, at(1))[..], [Output::Ask { may_own: false, .. }]));
 }

@@ -317,7 +317,7 @@ impl Home {
         let was_read_here = line.as_ref().is_some_and(|line| line.note.is_some());
         if let Some(held) = line.and_then(|line| line.held(now)) {
             self.stats.moved_out += 1;
-            if was_read_here && !self.tenure.has_retired() {
+            if was_read_here && !self.tenure.has_retired() && !self.tenure.keeps(key) {
                 outputs.push(Output::Left { key: key.clone() });
             }
             self.route(Moved { key: key.clone(), held }, now);

@@ -39,8 +39,10 @@ impl Home {
                 outputs.push(write::news(key, granted, Change::Lost));
             }
         }
-        self.stats.changes_with_sharers += u64::from(!orders.is_empty());
-        self.stats.invalidations += orders.len() as u64;
+        if !matches!(why, Why::Share) {
+            self.stats.changes_with_sharers += u64::from(!orders.is_empty());
+            self.stats.invalidations += orders.len() as u64;
+        }
         let moves = matches!(why, Why::Leave);
         for (to, what) in orders {
             self.peers.sent(to, seq, now);

@@ -15,6 +15,7 @@ use crate::peer::{Error as PeerError, Handler, Lane, Service};
 
 mod facts;
 mod figures;
+mod large;
 mod life;
 mod moves;
 mod overload;
@@ -30,6 +31,8 @@ struct Net {
     /// Directed: from, to.
     cut: Mutex<BTreeSet<(u64, u64)>>,
     requests: AtomicU64,
+    /// Bytes of the largest answer.
+    largest: AtomicU64,
 }
 
 struct Link(Arc<Net>, NodeId);
@@ -79,6 +82,8 @@ impl Peers for Link {
             // The handler runs on although the caller may give up, as it does when an answer is lost.
             let from = *from;
             let answer = tokio::spawn(async move { cache.handle(from, payload).await }).await.unwrap();
+            let bytes = answer.as_ref().map_or(0, Bytes::len);
+            net.largest.fetch_max(bytes as u64, Ordering::Relaxed);
             tokio::time::sleep(hop).await;
             if net.passes(to, from) { answer } else { std::future::pending().await }
         };

@@ -55,7 +55,7 @@ struct World {
     /// The key of each read, and what was the latest of its history when it began.
     reads: BTreeMap<Tag, (usize, usize)>,
     /// Reads that the home has not answered yet.
-    asked: BTreeMap<Tag, (NodeId, FlightId, usize)>,
+    asked: BTreeMap<Tag, (NodeId, Incarnation, FlightId, usize)>,
     /// Rights to fill, with the length of the history when they were handed out, and whether a delete or
     /// a flush was answered since, though there may have been nothing to remove.
     fills: Vec<(Version, usize, bool)>,
@@ -150,7 +150,6 @@ impl World {
         self.nodes.insert(node, copies);
         // Answers to its former process find nobody.
         self.wire.retain(|packet| !packet.dies_with(node));
-        self.asked.retain(|_, (from, ..)| *from != node);
     }
 
     fn act(&mut self, action: Action, seen: &mut Seen) {

@@ -5,13 +5,13 @@ use crate::cache::Tag;
 use crate::cache::copy::{self, FlightId};
 use crate::cache::home;
 use crate::cache::message::{Answer, Forget, Had, Order, Value, Wish};
-use crate::names::NodeId;
+use crate::names::{Incarnation, NodeId};
 use crate::stamp::Millis;
 
 /// A message about one of the keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Packet {
-    Read { from: NodeId, flight: FlightId, key: usize },
+    Read { from: NodeId, by: Incarnation, flight: FlightId, key: usize },
     Value { to: NodeId, flight: FlightId, key: usize, value: Value },
     Forget { to: NodeId, order: Order },
     Forgotten { from: NodeId, seq: u64, had: Had, recall: bool },
@@ -26,8 +26,9 @@ impl Packet {
     pub(super) fn dies_with(&self, node: NodeId) -> bool {
         match self {
             Self::Value { to, .. } | Self::Renewed { to, .. } | Self::Returned { to, .. } => *to == node,
-            Self::Read { from, .. } | Self::Renew { from, .. } | Self::Return { from, .. } => *from == node,
-            Self::Forget { .. } | Self::Forgotten { .. } => false,
+            Self::Renew { from, .. } | Self::Return { from, .. } => *from == node,
+            // A read may be on its way still.
+            Self::Read { .. } | Self::Forget { .. } | Self::Forgotten { .. } => false,
         }
     }
 }
@@ -35,11 +36,10 @@ impl Packet {
 impl World {
     pub(super) fn deliver(&mut self, packet: Packet, seen: &mut Seen) {
         match packet {
-            Packet::Read { from, flight, key } => {
+            Packet::Read { from, by, flight, key } => {
                 let tag = self.tag();
-                let process = self.nodes[&from].process().unwrap();
-                self.asked.insert(tag, (from, flight, key));
-                let wish = Wish::Own { process };
+                self.asked.insert(tag, (from, by, flight, key));
+                let wish = Wish::Own { process: by };
                 let outputs = self.home.read(tag, from, TO, &self.keys[key], wish, self.now);
                 self.take_home(outputs, seen);
             }
@@ -132,13 +132,15 @@ impl World {
             assert!(!is_done || between.is_empty(), "filled in over {between:?}");
             assert!(!is_done || !is_over, "filled in after a delete or a flush had been answered");
         }
-        if let (Answer::Value(value), Some((to, flight, key))) = (answer, self.asked.remove(&tag)) {
+        if let (Answer::Value(value), Some((to, by, flight, key))) = (answer, self.asked.remove(&tag)) {
             seen.owners += u64::from(value.grant.is_some());
             // The same step may have evicted the line, before it was read and written again.
             if value.held.is_none() && self.home.stats().evictions > self.evicted {
                 self.commits(key, None);
             }
-            self.wire.send(Packet::Value { to, flight, key, value });
+            if self.nodes[&to].process() == Some(by) {
+                self.wire.send(Packet::Value { to, flight, key, value });
+            }
         }
     }
 
@@ -153,7 +155,8 @@ impl World {
             match output {
                 copy::Output::Ask { flight, key, .. } => {
                     let key = self.keys.iter().position(|of| *of == key).expect("one of ours");
-                    self.wire.send(Packet::Read { from: node, flight, key });
+                    let by = self.nodes[&node].process().expect("it is a member");
+                    self.wire.send(Packet::Read { from: node, by, flight, key });
                 }
                 copy::Output::Return { grant, .. } => self.wire.send(Packet::Return { from: node, grant }),
                 copy::Output::Answer { tag, value } => {

@@ -85,6 +85,12 @@ fn an_owner_whose_line_another_reads_goes_on_reading_and_never_an_old_value() {
 }
 
 #[test]
+fn a_read_of_a_former_process_makes_nobody_an_owner_beside_a_reader() {
+    let seen = explore(Budget { reads: 3, turns: 1, restarts: 1, ..NONE });
+    assert!(seen.owners > 0 && seen.readers == 2 && seen.lost > 0, "{seen:?}");
+}
+
+#[test]
 fn an_owner_that_is_silent_or_restarted_leaves_a_miss_and_never_an_old_value() {
     let seen = explore(Budget { reads: 1, owned_writes: 1, writes: 1, steps: 3, ..BACK });
     assert!(seen.lost > 0 && seen.waited_out > 0, "{seen:?}");
