@@ -248,6 +248,12 @@ impl Tenure {
         self.me.is_some() && self.unsealed.is_empty()
     }
 
+    /// Whether lines may be on their way to this member, under the current ring.
+    #[must_use]
+    pub fn is_due_lines(&self) -> bool {
+        self.me.is_some() && !self.unsealed.is_empty()
+    }
+
     /// The members whose seal under the current ring is still awaited.
     #[must_use]
     pub fn unsealed(&self) -> Vec<Origin> {

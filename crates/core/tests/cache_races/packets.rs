@@ -123,7 +123,7 @@ impl Stage {
         for output in outputs {
             match output {
                 home::Output::Forget { to, order } => packets.push(Packet::Forget { to: to.0, order }),
-                home::Output::News(_) | home::Output::Left { .. } => {}
+                home::Output::News(_) | home::Output::Gap | home::Output::Left { .. } => {}
                 home::Output::Seal { to, ring_epoch } => {
                     let have = self.nodes[&at].home.has_lines_of(to.node);
                     let meant = Addressee { incarnation: to.incarnation, ring_epoch };

@@ -67,6 +67,7 @@ impl Cache {
                     self.due.notify_one();
                 }
                 home::Output::News(news) => self.tell(state, news),
+                home::Output::Gap => self.tell_gap(state),
                 home::Output::Left { key } => {
                     let me = state.home.tenure().origin();
                     state.copies.displaced_from(key, me, self.now());

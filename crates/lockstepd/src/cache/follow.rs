@@ -8,19 +8,16 @@ use std::time::Duration;
 
 use lockstep_core::cache::feed::{Change, News};
 use lockstep_core::cache::message::{self, Answer, Refusal, Request};
-use lockstep_core::cache::watch::{Ask, FOLLOW_WAIT, Follow, Heard, SILENT_MAX};
+use lockstep_core::cache::watch::{Ask, FOLLOW_TIMEOUT, FOLLOW_WAIT, Follow, Heard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Cache, RETRY, State};
 use crate::peer::Lane;
 
-/// A member that had something to say is asked again after so long: what it changes meanwhile comes
+/// A member that has said everything is asked again after so long: what it changes meanwhile comes
 /// together.
 const PACE: Duration = Duration::from_millis(2);
-
-/// An answer that takes longer comes too late.
-const FOLLOW_TIMEOUT: Duration = Duration::from_millis(SILENT_MAX.0);
 
 /// Rings where followers and watchers of this node wait.
 #[derive(Debug, Default)]
@@ -36,6 +33,14 @@ impl Cache {
     pub(super) fn tell(&self, state: &mut State, news: News) {
         state.watching.own(&news);
         state.feed.push(news);
+        ring(&self.bells.fed);
+        ring(&self.bells.told);
+    }
+
+    /// This node has lost what it cannot name.
+    pub(super) fn tell_gap(&self, state: &mut State) {
+        state.watching.lost_own(self.now());
+        state.feed.forget();
         ring(&self.bells.fed);
         ring(&self.bells.told);
     }
@@ -59,7 +64,7 @@ impl Cache {
             let heard = {
                 let state = self.lock();
                 let Some(process) = state.copies.process() else { return Answer::Refused(Refusal::NotHome) };
-                Heard::new(process, &state.feed, ask)
+                Heard::new(process, state.home.tenure().ring_epoch(), &state.feed, ask)
             };
             if heard.is_urgent() || timeout_at(deadline, bell.changed()).await.is_err() {
                 return Answer::Followed(heard);
@@ -79,7 +84,7 @@ impl Cache {
         let now = self.now();
         let State { home, watching, .. } = state;
         let before = watching.last();
-        let new = watching.set_members(home.tenure().origins(), now);
+        let new = watching.set_members(home.tenure().ring_epoch(), home.tenure().origins(), now);
         self.ring_if_told(state, before);
         self.follow_all(new);
     }
@@ -100,17 +105,18 @@ impl Cache {
 
     /// Asks a member once; returns the pause before the next question, `None` if there is to be none.
     async fn follow_once(&self, of: Follow) -> Option<Duration> {
-        let ask = self.lock().watching.ask(of)?;
-        let answer = self.call_on(Lane::Request, of.member.node, &Request::Follow(ask), FOLLOW_TIMEOUT).await;
+        let (ask, sent) = (self.lock().watching.ask(of)?, self.now());
+        let timeout = Duration::from_millis(FOLLOW_TIMEOUT.0);
+        let answer = self.call_on(Lane::Request, of.member.node, &Request::Follow(ask), timeout).await;
         let Ok(Answer::Followed(heard)) = answer else { return Some(RETRY) };
         let now = self.now();
         let mut state = self.lock();
         let before = (state.watching.last(), state.watching.is_in_step());
-        state.watching.heard(of, heard, now);
+        let has_more = state.watching.heard(of, heard, sent, now);
         if before != (state.watching.last(), state.watching.is_in_step()) {
             ring(&self.bells.told);
         }
-        Some(PACE)
+        Some(if has_more { Duration::ZERO } else { PACE })
     }
 }
 
@@ -120,7 +126,9 @@ async fn follow(cache: Weak<Cache>, of: Follow) {
         let Some(alive) = cache.upgrade() else { return };
         let Some(pause) = alive.follow_once(of).await else { return };
         drop(alive);
-        tokio::time::sleep(pause).await;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 

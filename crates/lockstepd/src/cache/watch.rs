@@ -136,7 +136,7 @@ impl Watch {
         let now = self.cache.now();
         let mut state = self.cache.lock();
         let State { home, watching, .. } = &mut *state;
-        let new = watching.enter(home.tenure().origins(), now);
+        let new = watching.enter(home.tenure().ring_epoch(), home.tenure().origins(), now);
         self.cache.follow_all(new);
     }
 

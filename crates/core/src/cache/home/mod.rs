@@ -72,6 +72,9 @@ pub enum Output {
     },
     /// Tell whoever watches. It comes before the answer to whoever caused it.
     News(News),
+    /// Tell whoever watches that what it keeps may be gone, and nobody can say what. It comes before
+    /// anything newer can be read.
+    Gap,
     /// Ask for a seal, and repeat while [`Home::awaits_seal`] says so; then call [`Home::sealed`].
     Seal {
         /// The member: this very process.

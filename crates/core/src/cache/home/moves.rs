@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use super::lines::{Queued, Why};
 use super::peers::Peers;
-use super::{Home, Output};
+use super::{Home, Output, write};
+use crate::cache::feed;
 use crate::cache::message::{Addressee, Answer, Moved, Refusal};
 use crate::cache::tenure::{Change, View};
 use crate::cache::{Key, Tag};
@@ -43,6 +44,8 @@ struct Parcel {
     lines: Vec<Line>,
     /// Since when its new home may have all of it, and serve.
     told_all: Option<Millis>,
+    /// How many lines it had before they were forgotten.
+    forgotten: u64,
 }
 
 /// How many lines came, and which of them were taken.
@@ -69,11 +72,21 @@ struct Seal {
 impl Moves {
     /// New homes have had time enough.
     pub(super) fn forget_old(&mut self, now: Millis) {
-        self.out.retain(|_, parcel| parcel.told_all.is_none_or(|since| now.since(since) < KEPT));
+        let is_old = |parcel: &&mut Parcel| parcel.told_all.is_some_and(|since| now.since(since) >= KEPT);
+        self.out.values_mut().filter(is_old).for_each(Parcel::forget);
+    }
+
+    /// Whether nothing is on its way from here.
+    fn is_empty(&self) -> bool {
+        self.out.is_empty() && self.bequeathed.is_empty()
     }
 }
 
 impl Parcel {
+    fn forget(&mut self) {
+        self.forgotten += std::mem::take(&mut self.lines).len() as u64;
+    }
+
     /// From line number `first` on, as many as fit one message, and whether that is not all.
     fn chunk(&mut self, first: u64, now: Millis) -> (Vec<Moved>, bool) {
         let mut bytes = 0;
@@ -109,7 +122,13 @@ impl Home {
             self.recall_shared_spaces(now, &mut outputs);
         }
         let before: Vec<Origin> = self.tenure.origins().collect();
+        let was_due_lines = self.tenure.is_due_lines();
         let change = self.tenure.set_view(view, now);
+        let had_lines = !self.lines.is_empty() || !self.moves.is_empty();
+        if change != Change::None && (was_due_lines || (change == Change::Reborn && had_lines)) {
+            // Their former home may take them for handed over, and nobody says which they are.
+            outputs.push(Output::Gap);
+        }
         match change {
             Change::None => {}
             Change::Moved => {
@@ -142,7 +161,7 @@ impl Home {
         let mut outputs = Vec::new();
         self.tenure.retire();
         self.abandon_flushes(&mut outputs);
-        self.take_back(now);
+        self.take_back(now, &mut outputs);
         self.move_out(now, &mut outputs);
         self.answer_seals(now, &mut outputs);
         outputs
@@ -222,12 +241,15 @@ impl Home {
 
     fn move_all(&mut self, before: &[Origin], now: Millis, outputs: &mut Vec<Output>) {
         self.forget_arrived();
-        self.take_back(now);
+        // Those that their new home may have served are old by now.
+        self.moves.out.retain(|_, parcel| parcel.told_all.is_none());
+        self.take_back(now, outputs);
         self.take_bequests(before, now);
         self.move_out(now, outputs);
     }
 
-    /// What came under a ring that was never settled: its sender decides again where it goes.
+    /// What came under a ring that was never settled: its sender decides again where it goes, unless it
+    /// takes it for handed over. That is [`Output::Gap`] for those who watch.
     fn forget_arrived(&mut self) {
         for arrived in std::mem::take(&mut self.moves.arrived).into_values() {
             arrived.taken.iter().for_each(|key| drop(self.lines.remove(key)));
@@ -235,11 +257,13 @@ impl Home {
     }
 
     /// Lines whose new home cannot have served them go where the ring says now.
-    fn take_back(&mut self, now: Millis) {
-        for parcel in std::mem::take(&mut self.moves.out).into_values() {
-            if parcel.told_all.is_none() {
-                parcel.lines.iter().for_each(|line| self.route(line.at(now), now));
-            }
+    fn take_back(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+        let (told, untold) = std::mem::take(&mut self.moves.out)
+            .into_iter()
+            .partition(|(_, parcel)| parcel.told_all.is_some());
+        self.moves.out = told;
+        for parcel in BTreeMap::into_values(untold) {
+            parcel.lines.iter().for_each(|line| self.route(line.at(now), now, outputs));
         }
     }
 
@@ -268,7 +292,7 @@ impl Home {
     }
 
     /// A line that left, or comes back because we are its home again.
-    fn route(&mut self, moved: Moved, now: Millis) {
+    fn route(&mut self, moved: Moved, now: Millis, outputs: &mut Vec<Output>) {
         if self.tenure.keeps(&moved.key) {
             let key = moved.key.clone();
             self.lines.entry(&key).take(moved.held, now);
@@ -278,6 +302,8 @@ impl Home {
             let is_ahead = self.tenure.bequeaths(&moved.key);
             let parcels = if is_ahead { &mut self.moves.bequeathed } else { &mut self.moves.out };
             parcels.entry(home).or_default().lines.push(Line { moved, deadline });
+        } else {
+            outputs.push(write::news(&moved.key, moved.held.version, feed::Change::Lost));
         }
     }
 
@@ -320,7 +346,7 @@ impl Home {
             if was_read_here && !self.tenure.has_retired() && !self.tenure.keeps(key) {
                 outputs.push(Output::Left { key: key.clone() });
             }
-            self.route(Moved { key: key.clone(), held }, now);
+            self.route(Moved { key: key.clone(), held }, now, outputs);
         }
         self.answer_seals(now, outputs);
     }
@@ -384,6 +410,10 @@ impl Home {
                 continue;
             }
             let parcel = self.moves.out.get_mut(&from);
+            if parcel.as_ref().is_some_and(|parcel| have < parcel.forgotten) {
+                // It will serve without them.
+                outputs.push(Output::Gap);
+            }
             let (lines, more) = parcel.map(|parcel| parcel.chunk(have, now)).unwrap_or_default();
             let answer = Answer::Sealed { ring_epoch: current, first: have, lines, more };
             outputs.push(Output::Answer { tag, answer });

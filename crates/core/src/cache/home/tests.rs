@@ -7,6 +7,8 @@ use crate::cache::message::{Change, Had, Moved, Value, Wish, Write};
 use crate::cache::tenure::View;
 use crate::names::Incarnation;
 
+mod vanished;
+
 const HOME: NodeId = NodeId(1);
 const READER: NodeId = NodeId(2);
 const OTHER: NodeId = NodeId(3);

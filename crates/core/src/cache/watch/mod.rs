@@ -19,9 +19,13 @@ use crate::stamp::Millis;
 mod tests;
 
 /// How long a member takes to answer when it has nothing to say.
-pub const FOLLOW_WAIT: Millis = Millis(1_000);
+pub const FOLLOW_WAIT: Millis = Millis(500);
 
-/// A member of which nothing was heard for so long may have changed anything.
+/// An answer that takes longer is waited for no more: there is time for another question before its
+/// member counts as silent.
+pub const FOLLOW_TIMEOUT: Millis = Millis(1_500);
+
+/// A member that has not answered any question asked since so long may have changed anything.
 pub const SILENT_MAX: Millis = Millis(3_000);
 
 /// While a member is silent, so often is everything reset.
@@ -45,9 +49,9 @@ pub enum Told {
 /// Why changes may have been missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
-    /// A member's process ended, or its feed forgot too early.
+    /// A member's process ended, its feed forgot too early, or it lost lines that it cannot name.
     Missed,
-    /// A member left the ring.
+    /// A member left the ring, or may have come and left unseen.
     Ring,
     /// A member is silent, or this node is none at present; repeated for as long as that lasts.
     Away,
@@ -67,6 +71,8 @@ impl Cost for Told {
 pub struct Heard {
     /// Its process, by the first name under which it was admitted.
     pub process: Incarnation,
+    /// The ring that it knows.
+    pub ring_epoch: u64,
     /// What of its feed comes after the number that was asked for.
     pub since: Since<News>,
 }
@@ -74,10 +80,10 @@ pub struct Heard {
 impl Heard {
     /// What `process` answers out of its feed.
     #[must_use]
-    pub fn new(process: Incarnation, feed: &Feed<News>, ask: Ask) -> Self {
+    pub fn new(process: Incarnation, ring_epoch: u64, feed: &Feed<News>, ask: Ask) -> Self {
         let is_other = ask.process.is_some_and(|known| known != process);
         let after = ask.after.filter(|_| !is_other).unwrap_or(u64::MAX);
-        Self { process, since: feed.after(after, NEWS_MAX) }
+        Self { process, ring_epoch, since: feed.after(after, NEWS_MAX) }
     }
 
     /// Whether there is anything to be said before the asker has waited.
@@ -108,6 +114,7 @@ pub struct Follow {
 #[derive(Clone, Debug)]
 pub struct Watching {
     node: NodeId,
+    ring_epoch: u64,
     log: Feed<Told>,
     /// Members that are followed, this node not among them.
     sources: BTreeMap<Origin, Source>,
@@ -124,6 +131,7 @@ pub struct Watching {
 struct Source {
     round: u64,
     ask: Ask,
+    /// Nothing that it did before is unheard.
     heard: Millis,
 }
 
@@ -133,6 +141,7 @@ impl Watching {
     pub fn new(node: NodeId) -> Self {
         Self {
             node,
+            ring_epoch: 0,
             log: Feed::new(FEED_BYTES_MAX),
             sources: BTreeMap::new(),
             round: 0,
@@ -143,13 +152,20 @@ impl Watching {
         }
     }
 
-    /// Somebody begins to watch. Returns the members that have to be followed from now on.
-    pub fn enter(&mut self, members: impl Iterator<Item = Origin>, now: Millis) -> Vec<Follow> {
+    /// Somebody begins to watch, under the ring of these members. Returns those that have to be
+    /// followed from now on.
+    pub fn enter(
+        &mut self,
+        ring_epoch: u64,
+        members: impl Iterator<Item = Origin>,
+        now: Millis,
+    ) -> Vec<Follow> {
         self.watchers += 1;
         if self.is_active {
             return Vec::new();
         }
         self.is_active = true;
+        self.ring_epoch = ring_epoch;
         self.log.forget();
         self.sources.clear();
         self.begin_with(members, None, now)
@@ -163,14 +179,22 @@ impl Watching {
 
     /// The members are these now. Returns those that have to be followed from now on. What they
     /// change before that is not missed: they remember it from their first change on.
-    pub fn set_members(&mut self, members: impl Iterator<Item = Origin>, now: Millis) -> Vec<Follow> {
+    pub fn set_members(
+        &mut self,
+        ring_epoch: u64,
+        members: impl Iterator<Item = Origin>,
+        now: Millis,
+    ) -> Vec<Follow> {
         if !self.is_active {
             return Vec::new();
         }
+        // Somebody may have come, changed something and left in between.
+        let skips = ring_epoch > self.ring_epoch.saturating_add(1);
+        self.ring_epoch = ring_epoch;
         let members: BTreeSet<Origin> = members.collect();
         let before = self.sources.len();
         self.sources.retain(|member, _| members.contains(member));
-        if self.sources.len() < before {
+        if skips || self.sources.len() < before {
             self.reset(Gap::Ring, now);
         }
         self.begin_with(members.into_iter(), Some(0), now)
@@ -185,6 +209,8 @@ impl Watching {
     ) -> Vec<Follow> {
         self.round += 1;
         let round = self.round;
+        // Others may know a newcomer for longer than this node does, but no longer than they are unheard.
+        let now = self.sources.values().map(|source| source.heard).min().unwrap_or(now);
         let mut new = Vec::new();
         for member in members.filter(|member| member.node != self.node) {
             self.sources.entry(member).or_insert_with(|| {
@@ -201,31 +227,42 @@ impl Watching {
         self.sources.get(&of.member).filter(|source| source.round == of.round).map(|source| source.ask)
     }
 
-    /// A member has answered what was asked last.
-    pub fn heard(&mut self, of: Follow, heard: Heard, now: Millis) {
+    /// A member has answered what was asked last, at `sent`. Returns whether it has more to tell at once.
+    ///
+    /// Whatever it changed before that is known now, if this is all; and if it knows the very ring that
+    /// we know: by another one it may let somebody write whom this node does not follow.
+    pub fn heard(&mut self, of: Follow, heard: Heard, sent: Millis, now: Millis) -> bool {
         let source = self.sources.get_mut(&of.member).filter(|source| source.round == of.round);
-        let Some(source) = source else { return };
-        let Heard { process, since } = heard;
-        source.heard = now;
+        let Some(source) = source else { return false };
+        let Heard { process, ring_epoch, since } = heard;
         let before = source.ask;
         let is_same = before.process.is_none_or(|known| known == process);
         let known =
             before.after.filter(|known| is_same && since.whole && since.first == known.saturating_add(1));
-        let Some(known) = known else {
-            source.ask = Ask { process: Some(process), after: Some(since.last) };
-            return self.reset(Gap::Missed, now);
-        };
-        let after = known.saturating_add(since.entries.len() as u64);
+        let after = known.map_or(since.last, |known| known.saturating_add(since.entries.len() as u64));
+        let is_all = after >= since.last;
         source.ask = Ask { process: Some(process), after: Some(after) };
-        for news in since.entries {
-            self.log.push(Told::News(news));
+        if is_all && ring_epoch == self.ring_epoch {
+            source.heard = source.heard.max(sent);
         }
+        match known {
+            Some(_) => since.entries.into_iter().for_each(|news| self.log.push(Told::News(news))),
+            None => self.reset(Gap::Missed, now),
+        }
+        !is_all
     }
 
     /// This node itself has changed something.
     pub fn own(&mut self, news: &News) {
         if self.is_active {
             self.log.push(Told::News(news.clone()));
+        }
+    }
+
+    /// This node itself has lost what nobody can name.
+    pub fn lost_own(&mut self, now: Millis) {
+        if self.is_active {
+            self.reset(Gap::Missed, now);
         }
     }
 

@@ -231,7 +231,7 @@ impl World {
                         self.answered(at, caller, answer, seen);
                     }
                 }
-                home::Output::News(_) | home::Output::Left { .. } => {}
+                home::Output::News(_) | home::Output::Gap | home::Output::Left { .. } => {}
             }
         }
         self.bequeath(at);
