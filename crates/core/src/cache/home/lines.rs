@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::touched::Touched;
 use crate::cache::message::{Change, Held, Load, Wish, Write};
 use crate::cache::{Key, Tag, Version, space};
 use crate::names::{Incarnation, NodeId};
@@ -18,6 +19,8 @@ const LINE_BYTES: usize = 320;
 const SHARER_BYTES: usize = 32;
 /// Lines that one sweep looks at.
 const SWEEP: usize = 512;
+/// Lines that one eviction spares because they were read; the next one goes, read or not.
+const SPARED_MAX: usize = 16;
 
 /// One key at its home.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +44,8 @@ pub(super) struct Line {
     pub(super) loaders: VecDeque<Loader>,
     /// What the driver made of the value, under this version.
     pub(super) note: Option<(Version, Bytes)>,
+    /// Whether its value was read since it was last considered for eviction.
+    pub(super) touched: Touched,
     /// Of its namespace when it was last looked at: flushes since have emptied it.
     generation: u64,
     age: u64,
@@ -226,7 +231,7 @@ struct Space {
     bytes: usize,
     /// Of these, bytes that are on their way out.
     evicting: usize,
-    /// Idle lines, longest unwritten first.
+    /// Idle lines, those first that were longest neither written nor spared.
     idle: BTreeMap<u64, Key>,
     /// How often it was flushed.
     generation: u64,
@@ -372,8 +377,22 @@ impl Lines {
         Some(line)
     }
 
-    /// The idle line that was not written for the longest time: of all, or of one namespace.
-    pub(super) fn oldest(&self, namespace: Option<&str>) -> Option<Key> {
+    /// The idle line that goes next, of all or of one namespace: the one that was not written for the
+    /// longest time, except that those that were read since they were last considered get another turn,
+    /// and so does `new`, for which room is made.
+    pub(super) fn victim(&mut self, namespace: Option<&str>, new: &str) -> Option<Key> {
+        for _ in 0..SPARED_MAX {
+            let oldest = self.oldest(namespace)?;
+            let was_read = self.by_key.get_mut(&oldest).is_some_and(|line| line.touched.take());
+            if !was_read && &*oldest != new {
+                return Some(oldest);
+            }
+            self.settle(&oldest, true);
+        }
+        self.oldest(namespace)
+    }
+
+    fn oldest(&self, namespace: Option<&str>) -> Option<Key> {
         let first = |space: &Space| space.idle.first_key_value().map(|(age, key)| (*age, key.clone()));
         let oldest = match namespace {
             Some(name) => first(self.spaces.get(name)?),

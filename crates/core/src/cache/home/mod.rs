@@ -35,6 +35,7 @@ mod recall;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod write;
 
 pub use memo::{ENTRIES_MAX as MEMO_ENTRIES_MAX, WINDOW as MEMO_WINDOW};

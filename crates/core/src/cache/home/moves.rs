@@ -135,7 +135,7 @@ impl Home {
                 self.move_all(&before, now, &mut outputs);
                 self.recall_from_strangers(now, &mut outputs);
             }
-            Change::Reborn => self.start_empty(now, &mut outputs),
+            Change::Reborn => self.start_empty(&mut outputs),
         }
         self.settle_arrived(now, &mut outputs);
         self.resume(now, &mut outputs);
@@ -332,7 +332,7 @@ impl Home {
         }
         let refused = || Answer::Refused(Refusal::NotHome);
         outputs.extend(waiters.into_iter().map(|tag| Output::Answer { tag, answer: refused() }));
-        self.turn_away(waiting, now, outputs);
+        self.turn_away(waiting, outputs);
         self.go_on(key, now, outputs);
     }
 
@@ -352,11 +352,11 @@ impl Home {
     }
 
     /// Refuses what was never exposed, so that it certainly was not done.
-    fn turn_away(&mut self, waiting: Vec<Queued>, now: Millis, outputs: &mut Vec<Output>) {
+    fn turn_away(&mut self, waiting: Vec<Queued>, outputs: &mut Vec<Output>) {
         for queued in waiting {
             let answer = Answer::Refused(Refusal::NotHome);
             match queued {
-                Queued::Write(writing) => self.finish(writing, answer, now, outputs),
+                Queued::Write(writing) => self.finish(writing, answer, outputs),
                 Queued::Read { tag, .. } | Queued::Load { tag, .. } => {
                     outputs.push(Output::Answer { tag, answer });
                 }
@@ -364,14 +364,14 @@ impl Home {
         }
     }
 
-    fn start_empty(&mut self, now: Millis, outputs: &mut Vec<Output>) {
+    fn start_empty(&mut self, outputs: &mut Vec<Output>) {
         self.abandon_flushes(outputs);
         for line in std::mem::take(&mut self.lines).into_lines() {
             let pending = line.pending.and_then(|pending| match pending.why {
                 Why::Write(writing) => Some(Queued::Write(writing)),
                 Why::Recall | Why::Share | Why::Evict(_) | Why::Leave => None,
             });
-            self.turn_away(pending.into_iter().chain(line.queue).collect(), now, outputs);
+            self.turn_away(pending.into_iter().chain(line.queue).collect(), outputs);
             for loader in line.loaders {
                 outputs.push(Output::Answer { tag: loader.tag, answer: Answer::Refused(Refusal::NotHome) });
             }

@@ -26,7 +26,7 @@ impl Home {
             Some(line) if line.is_leaving() => Err(Refusal::NotHome),
             Some(line) if self.lines.is_flushed(key, line) => Ok(None),
             Some(line) if line.owner.is_some() => Err(Refusal::Owned),
-            Some(line) => Ok(line.held(now)),
+            Some(line) => Ok(line.held(now).inspect(|_| line.touched.set())),
             None => Ok(None),
         }
     }
@@ -39,7 +39,10 @@ impl Home {
         let (version, note) = line.note.as_ref()?;
         let is_current = line.value.is_some() && *version == line.version && !line.is_leaving();
         let may = is_current && !self.lines.is_flushed(key, line) && self.tenure.serves(key, now);
-        may.then_some(note)
+        may.then(|| {
+            line.touched.set();
+            note
+        })
     }
 
     /// Attaches something to the value of `key`, if it still has this version. It is counted.
@@ -107,7 +110,7 @@ impl Home {
         let mut outputs = Vec::new();
         if let Err(refusal) = self.admit(to, key, now) {
             outputs.push(Output::Answer { tag, answer: Answer::Refused(refusal) });
-        } else if self.read_own(key, now) == Err(Refusal::Owned) {
+        } else if self.lines.get(key).is_some_and(|l| l.owner.is_some() && !self.lines.is_flushed(key, l)) {
             self.lines.entry(key).queue.push_back(Queued::Read { tag, from, wish });
             self.advance(key, now, &mut outputs);
         } else {
@@ -129,7 +132,8 @@ impl Home {
     ) {
         let lease = from.and_then(|from| self.register(from, key, wish, now));
         let (lease, grant) = lease.map_or((None, None), |(lease, grant)| (Some(lease), grant));
-        let held = self.lines.get_mut(key).and_then(|line| line.held(now));
+        let line = self.lines.get_mut(key);
+        let held = line.and_then(|line| line.held(now).inspect(|_| line.touched.set()));
         self.lines.settle(key, false);
         outputs.push(Output::Answer { tag, answer: Answer::Value(Value { held, lease, grant }) });
     }

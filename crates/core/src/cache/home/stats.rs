@@ -32,7 +32,7 @@ pub struct Stats {
     pub moved_out: u64,
     /// Lines that came from another home.
     pub moved_in: u64,
-    /// How long writes took here, by the classes of [`STALL_BOUNDS_MS`].
+    /// How long committed writes took here, by the classes of [`STALL_BOUNDS_MS`].
     pub stalls: [u64; STALL_BOUNDS_MS.len() + 1],
     /// All stalls together, in milliseconds.
     pub stalls_ms: u64,

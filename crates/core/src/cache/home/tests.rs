@@ -7,6 +7,7 @@ use crate::cache::message::{Change, Had, Moved, Value, Wish, Write};
 use crate::cache::tenure::View;
 use crate::names::Incarnation;
 
+mod evicted;
 mod vanished;
 
 const HOME: NodeId = NodeId(1);

@@ -39,7 +39,7 @@ impl Home {
         let mut outputs = Vec::new();
         if let Some(refusal) = self.fenced(&write) {
             let answer = Answer::Refused(refusal);
-            self.finish(Writing { tag, since: now, write }, answer, now, &mut outputs);
+            self.finish(Writing { tag, since: now, write }, answer, &mut outputs);
             return outputs;
         }
         self.lines.entry(&key).queue.push_back(Queued::Write(Writing { tag, since: now, write }));
@@ -94,7 +94,7 @@ impl Home {
     fn start(&mut self, key: &Key, writing: Writing, now: Millis, outputs: &mut Vec<Output>) -> bool {
         match self.lines.get_mut(key).map(|line| judge(line, &writing.write, now)) {
             Some(Err(why)) => {
-                self.finish(writing, why.answer(), now, outputs);
+                self.finish(writing, why.answer(), outputs);
                 self.tend_loads(key, now, outputs);
                 false
             }
@@ -139,13 +139,13 @@ impl Home {
         let default_ttl = self.settings(key).ttl;
         // A newer holder may have come while this one waited for sharers.
         if let Some(refusal) = self.fenced(&writing.write) {
-            return self.finish(writing, Answer::Refused(refusal), now, outputs);
+            return self.finish(writing, Answer::Refused(refusal), outputs);
         }
         let Some(line) = self.lines.get_mut(key) else { return };
         // The value may have expired, and a right to fill ended, since the conditions were looked at.
         let next = match judge(line, &writing.write, now) {
             Ok(next) => next,
-            Err(why) => return self.finish(writing, why.answer(), now, outputs),
+            Err(why) => return self.finish(writing, why.answer(), outputs),
         };
         self.counter += 1;
         line.version = Version { epoch: self.tenure.ring_epoch(), counter: self.counter };
@@ -162,18 +162,13 @@ impl Home {
             None => Answer::Written(Some(line.version)),
         };
         self.stats.writes += 1;
-        self.finish(writing, answer, now, outputs);
+        self.stats.stalled(now.since(writing.since));
+        self.finish(writing, answer, outputs);
         self.tend_loads(key, now, outputs);
     }
 
     /// Tells the caller, and retries that wait for the same outcome.
-    pub(super) fn finish(
-        &mut self,
-        writing: Writing,
-        answer: Answer,
-        now: Millis,
-        outputs: &mut Vec<Output>,
-    ) {
+    pub(super) fn finish(&mut self, writing: Writing, answer: Answer, outputs: &mut Vec<Output>) {
         let id = writing.write.request_id.as_deref();
         let also = match (&answer, id) {
             (_, None) => Vec::new(),
@@ -182,7 +177,6 @@ impl Home {
             }
             (_, Some(id)) => self.memo.finish(id, &answer),
         };
-        self.stats.stalled(now.since(writing.since));
         outputs.extend(also.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
         outputs.push(Output::Answer { tag: writing.tag, answer });
     }
@@ -194,18 +188,18 @@ impl Home {
         self.advance(key, now, outputs);
     }
 
-    /// Evicts the longest unwritten lines while there is too much: in the namespace of `key`, or in
+    /// Evicts lines that were long neither written nor read while there is too much: in the namespace of `key`, or in
     /// all of them. Sharers first.
     pub(super) fn make_room(&mut self, key: &str, now: Millis, outputs: &mut Vec<Output>) {
         let namespace = space::of(key);
         let share = self.share(key);
-        while self.lines.staying(Some(namespace)) > share && self.evict(Some(namespace), now, outputs) {}
-        while self.lines.staying(None) > self.bytes_max && self.evict(None, now, outputs) {}
+        while self.lines.staying(Some(namespace)) > share && self.evict(Some(namespace), key, now, outputs) {}
+        while self.lines.staying(None) > self.bytes_max && self.evict(None, key, now, outputs) {}
     }
 
-    /// Whether there was anything to evict.
-    fn evict(&mut self, namespace: Option<&str>, now: Millis, outputs: &mut Vec<Output>) -> bool {
-        let Some(key) = self.lines.oldest(namespace) else { return false };
+    /// Whether there was anything to evict, for the sake of `new`.
+    fn evict(&mut self, namespace: Option<&str>, new: &str, now: Millis, outputs: &mut Vec<Output>) -> bool {
+        let Some(key) = self.lines.victim(namespace, new) else { return false };
         let value = self.lines.get(&key).and_then(|line| line.value.as_ref()).map_or(0, Bytes::len);
         let cost = lines::cost(&key, value);
         self.lines.evicting(&key, cost, true);
