@@ -102,6 +102,8 @@ pub struct Limits {
     pub near_keys: usize,
     /// Requests of all nodes that may wait at this one for the cache's keys.
     pub cache_waiting: usize,
+    /// Watchers of the cache at once.
+    pub cache_watchers: usize,
     /// Requests to the cache in hand at once, and as many again that wait for others.
     pub requests: usize,
     /// How much log a shard writes between two snapshots, in bytes.
@@ -243,6 +245,12 @@ fn limits(options: &Options) -> Result<Limits, Error> {
             options.cache_waiting_max.unwrap_or(crate::cache::WAITING_MAX),
             1,
             10_000_000,
+        )?,
+        cache_watchers: within(
+            "--cache-watchers-max",
+            options.cache_watchers_max.unwrap_or(crate::cache::WATCHERS_MAX),
+            0,
+            100_000,
         )?,
         requests: within("--requests-max", options.requests_max.unwrap_or(4_096), 1, 1_000_000)?,
         snapshot_bytes: within(

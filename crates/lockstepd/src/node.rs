@@ -142,6 +142,7 @@ impl Node {
                 keys_max_total: config.limits.near_keys.saturating_mul(10),
             },
             waiting_max: config.limits.cache_waiting,
+            watchers_max: config.limits.cache_watchers,
         };
         let cache = Cache::new(config.node, clock.clone(), Arc::clone(&peers), cache_limits);
         let late = Arc::new(LateRouter::default());

@@ -83,6 +83,8 @@ pub enum Code {
     TooManyNamespaces,
     /// This node has as many near caches as it may.
     TooManyNearCaches,
+    /// As many watch the cache at this node as may.
+    TooManyWatchers,
     /// The near cache is not known here, or no longer.
     NearClosed,
     /// The key's home is dead, moving or cut off.
@@ -105,7 +107,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -145,6 +147,7 @@ impl Code {
         Self::CacheFull,
         Self::TooManyNamespaces,
         Self::TooManyNearCaches,
+        Self::TooManyWatchers,
         Self::NearClosed,
         Self::HomeUnavailable,
         Self::NoLeader,
@@ -203,6 +206,7 @@ impl Code {
             Self::CacheFull => "cache_full",
             Self::TooManyNamespaces => "too_many_namespaces",
             Self::TooManyNearCaches => "too_many_near_caches",
+            Self::TooManyWatchers => "too_many_watchers",
             Self::NearClosed => "near_closed",
             Self::HomeUnavailable => "home_unavailable",
             Self::NoLeader => "no_leader",

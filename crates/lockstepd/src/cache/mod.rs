@@ -40,7 +40,9 @@ pub use lockstep_core::cache::near::{Refusal as NearRefusal, Subject};
 pub use near::{Lent, News as NearNews};
 pub use space::{Line, Loaded};
 pub use stats::Figures;
-pub use types::{Change, DEFAULT, Entry, Error, Key, Limits, Version, View, WAITING_MAX, Write, Written};
+pub use types::{
+    Change, DEFAULT, Entry, Error, Key, Limits, Version, View, WAITING_MAX, WATCHERS_MAX, Write, Written,
+};
 pub use watch::{Event, EventId, Only, Watch, Why};
 
 use drive::Outbox;
@@ -68,6 +70,7 @@ pub struct Cache {
     /// Wakes requests that wait for a home: the view, or what is served here, has changed.
     changed: Notify,
     bells: follow::Bells,
+    watchers_max: usize,
     /// Tells this process's events from those of any other.
     boot: u32,
     /// Wakes the background work: something is due earlier than it knows.
@@ -128,6 +131,7 @@ impl Cache {
             }),
             changed: Notify::new(),
             bells: follow::Bells::default(),
+            watchers_max: limits.watchers_max,
             boot: rand::random(),
             due: Arc::new(Notify::new()),
             counts: stats::Counts::default(),

@@ -83,6 +83,7 @@ impl Cache {
             ("write_stall_ms_sum", home.stalls_ms),
             ("near_clients", near_clients as u64),
             ("near_keys", near_keys as u64),
+            ("watchers", state.watching.watchers() as u64),
             ("near_invalidations", near.invalidations),
             ("near_lease_expiries", near.lease_expiries),
             ("near_resets", near.resets),

@@ -77,6 +77,9 @@ pub enum Error {
     /// As many requests wait at the home as may; nothing was done.
     #[error("overloaded")]
     Overloaded,
+    /// As many watch at this node as may.
+    #[error("too many watchers")]
+    TooManyWatchers,
 }
 
 /// What a write came to.
@@ -135,6 +138,9 @@ impl From<Write> for message::Write {
 /// The default of [`Limits::waiting_max`].
 pub const WAITING_MAX: usize = 16_384;
 
+/// The default of [`Limits::watchers_max`].
+pub const WATCHERS_MAX: usize = 1_024;
+
 /// How much memory the cache may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -148,6 +154,8 @@ pub struct Limits {
     /// once. Those that end a wait, or that nodes owe each other, are not counted. Loads are counted
     /// apart, and as many of them may wait beside the others.
     pub waiting_max: usize,
+    /// Watchers at once.
+    pub watchers_max: usize,
 }
 
 impl Default for Limits {
@@ -157,6 +165,7 @@ impl Default for Limits {
             copy_bytes: 128 << 20,
             near: Default::default(),
             waiting_max: WAITING_MAX,
+            watchers_max: WATCHERS_MAX,
         }
     }
 }

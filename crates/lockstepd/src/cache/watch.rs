@@ -12,7 +12,7 @@ use lockstep_core::cache::feed::News;
 use lockstep_core::cache::space;
 use lockstep_core::cache::watch::{Gap, Told};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Cache, Error, State};
 use crate::turn::{Turn, turn};
@@ -22,6 +22,10 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
 /// Entries of the common feed that are looked at at once.
 const LOOKED_AT_MAX: usize = 256;
+
+/// A watcher that was told something looks again after so long: what changes meanwhile comes together,
+/// and wakes it once.
+const COLLECT: Duration = Duration::from_millis(2);
 
 /// How long a watch waits for every member to say how far it is, before it begins.
 const IN_STEP_WITHIN: Duration = Duration::from_secs(1);
@@ -85,13 +89,14 @@ pub struct Watch {
     seq: u64,
     /// Its first event, if it does not just go on.
     first: Option<Why>,
+    rests_until: Instant,
     bell: watch::Receiver<()>,
     stopping: watch::Receiver<bool>,
 }
 
 impl Cache {
     /// Watches what changes from now on, or from behind an event. Errors: [`Error::HomeUnavailable`]
-    /// while this process was never admitted as a member.
+    /// while this process was never admitted as a member, [`Error::TooManyWatchers`].
     pub async fn watch(
         &self,
         only: Only,
@@ -99,14 +104,26 @@ impl Cache {
         stopping: watch::Receiver<bool>,
     ) -> Result<Watch, Error> {
         let cache = self.me.upgrade().ok_or(Error::HomeUnavailable)?;
-        self.lock().copies.process().ok_or(Error::HomeUnavailable)?;
-        let process = self.boot;
+        self.enter_watch()?;
+        let (process, seq, first, rests_until) = (self.boot, 0, None, Instant::now());
         let bell = self.bells.told.subscribe();
-        let mut watch = Watch { cache, only, process, seq: 0, first: None, bell, stopping };
-        watch.enter();
+        let mut watch = Watch { cache, only, process, seq, first, rests_until, bell, stopping };
         watch.get_in_step().await;
         watch.begin(after);
         Ok(watch)
+    }
+
+    fn enter_watch(&self) -> Result<(), Error> {
+        let now = self.now();
+        let mut state = self.lock();
+        state.copies.process().ok_or(Error::HomeUnavailable)?;
+        if state.watching.watchers() >= self.watchers_max {
+            return Err(Error::TooManyWatchers);
+        }
+        let State { home, watching, .. } = &mut *state;
+        let new = watching.enter(home.tenure().ring_epoch(), home.tenure().origins(), now);
+        self.follow_all(new);
+        Ok(())
     }
 }
 
@@ -119,8 +136,10 @@ impl Watch {
             if *self.stopping.borrow() {
                 return None;
             }
+            sleep_until(self.rests_until).await;
             self.bell.borrow_and_update();
             let events = self.look();
+            self.rests_until = Instant::now() + COLLECT;
             if !events.is_empty() {
                 return Some(events);
             }
@@ -130,14 +149,6 @@ impl Watch {
                 Turn::Quiet => return Some(vec![(self.id(self.seq), Event::Alive)]),
             }
         }
-    }
-
-    fn enter(&self) {
-        let now = self.cache.now();
-        let mut state = self.cache.lock();
-        let State { home, watching, .. } = &mut *state;
-        let new = watching.enter(home.tenure().ring_epoch(), home.tenure().origins(), now);
-        self.cache.follow_all(new);
     }
 
     async fn get_in_step(&mut self) {

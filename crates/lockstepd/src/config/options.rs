@@ -107,6 +107,9 @@ pub struct Options {
     /// Requests of all nodes that may wait at this node for the cache's keys at once [default: 16384].
     #[arg(long, env = "LOCKSTEP_CACHE_WAITING_MAX", value_name = "N", help_heading = "Limits")]
     pub cache_waiting_max: Option<usize>,
+    /// Watchers of the cache at this node at once [default: 1024].
+    #[arg(long, env = "LOCKSTEP_CACHE_WATCHERS_MAX", value_name = "N", help_heading = "Limits")]
+    pub cache_watchers_max: Option<usize>,
     /// Requests to the cache in hand at once, hits of a node's memory not counted; and as many again that
     /// wait for others [default: 4096].
     #[arg(long, env = "LOCKSTEP_REQUESTS_MAX", value_name = "N", help_heading = "Limits")]

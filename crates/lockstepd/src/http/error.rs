@@ -51,6 +51,7 @@ impl IntoResponse for Fault {
                 | Code::StorageFull
                 | Code::TooManyQueues
                 | Code::TooManyNearCaches
+                | Code::TooManyWatchers
                 | Code::CacheFull
                 | Code::Overloaded
                 | Code::TooManyWaiters
@@ -95,6 +96,7 @@ fn status(code: Code) -> StatusCode {
         | Code::CacheFull
         | Code::TooManyNamespaces
         | Code::TooManyNearCaches
+        | Code::TooManyWatchers
         | Code::TooManyQueues => StatusCode::TOO_MANY_REQUESTS,
         Code::HomeUnavailable
         | Code::NoLeader
@@ -290,6 +292,10 @@ impl From<cache::Error> for Fault {
             cache::Error::HomeUnavailable => Self::new(
                 Code::HomeUnavailable,
                 "The node that serves this key cannot be reached, and nothing was done. Ask again within seconds.",
+            ),
+            cache::Error::TooManyWatchers => Self::new(
+                Code::TooManyWatchers,
+                "As many watch the cache at this node as may. Watch at another node, or let one watcher hear for several.",
             ),
             cache::Error::OutcomeUnknown => Self::new(Code::OutcomeUnknown, UNKNOWN),
             cache::Error::TooLarge => {

@@ -10,7 +10,7 @@ use lockstep_client::Client;
 use lockstep_client::cache::Changed;
 use serde_json::{Value, json};
 
-use crate::kit::{Cluster, Events, Http, within};
+use crate::kit::{Cluster, Events, Http, eventually, within};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -186,4 +186,21 @@ async fn the_death_of_a_home_is_a_reset_for_those_who_watch_elsewhere_and_its_ow
             break assert_eq!(data["key"], other.as_str());
         }
     }
+}
+
+#[tokio::test]
+async fn a_node_takes_as_many_watchers_as_it_may() {
+    let settings = crate::kit::Settings::fast(1).with("--cache-watchers-max", "1");
+    let cluster = Cluster::start_with(settings).await;
+    let node = cluster.http(1);
+    let events = Events::open(node, "/cache/watch", None).await;
+    let refused = node.get("/cache/watch").await.unwrap();
+    assert_eq!((refused.status, refused.code()), (429, "too_many_watchers"));
+    drop(events);
+    eventually("its place is free", SOON, || async {
+        let stats = node.get("/cache/stats").await.unwrap();
+        (stats.json["watchers"] == json!(0)).then_some(())
+    })
+    .await;
+    Events::open(node, "/cache/watch", None).await;
 }

@@ -171,6 +171,12 @@ impl Watching {
         self.begin_with(members, None, now)
     }
 
+    /// How many watch.
+    #[must_use]
+    pub fn watchers(&self) -> usize {
+        self.watchers
+    }
+
     /// Somebody watches no more.
     pub fn leave(&mut self, now: Millis) {
         self.watchers = self.watchers.saturating_sub(1);

@@ -198,3 +198,58 @@ async fn a_watcher_that_does_not_read_is_reset_and_keeps_nothing_in_memory() {
     let version = cluster.set(2, &key, "a").await.unwrap();
     assert_eq!(words(&watch.next().await.unwrap()), [changed(&key, version, Became::Set)], "and goes on");
 }
+
+fn news(n: u64) -> News {
+    News::Changed { key: "k".into(), version: Version { epoch: 1, counter: 1_000_000 + n }, how: Became::Set }
+}
+
+fn tell(cluster: &Cluster, node: u64, numbers: std::ops::Range<u64>) {
+    let cache = &cluster.nodes[&node];
+    let mut state = cache.lock();
+    numbers.for_each(|n| cache.tell(&mut state, news(n)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_within_a_moment_wakes_a_watcher_once() {
+    let cluster = Cluster::new().await;
+    let mut watch = watch(&cluster, 1, everything(), None).await;
+    all(&mut watch).await;
+    tell(&cluster, 1, 0..1);
+    assert_eq!(words(&watch.next().await.unwrap()), [Event::News(news(0))], "at once, after a quiet time");
+    let more = async {
+        for n in 1..3 {
+            tell(&cluster, 1, n..n + 1);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (events, ()) = tokio::join!(watch.next(), more);
+    assert_eq!(words(&events.unwrap()), (1..3).map(|n| Event::News(news(n))).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_with_much_to_tell_is_asked_again_at_once() {
+    const MANY: u64 = 5_000;
+    let cluster = Cluster::new().await;
+    let mut watch = watch(&cluster, 1, everything(), None).await;
+    all(&mut watch).await;
+    let began = Instant::now();
+    tell(&cluster, 2, 0..MANY);
+    let mut heard = 0;
+    while heard < MANY {
+        heard += watch.next().await.unwrap().len() as u64;
+    }
+    // Twenty answers, for each of which a question and an answer are a millisecond under way.
+    assert!(began.elapsed() <= Duration::from_millis(50), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_watcher_too_many_is_refused_until_another_has_gone() {
+    let cluster = Cluster::with(FOR_EVER, Limits { watchers_max: 2, ..Limits::default() }).await;
+    let first = watch(&cluster, 1, everything(), None).await;
+    let _second = watch(&cluster, 1, everything(), None).await;
+    let third = || cluster.nodes[&1].watch(everything(), None, stopping());
+    assert_eq!(third().await.err(), Some(Error::TooManyWatchers));
+    assert_eq!(cluster.figure(1, "watchers"), 2);
+    drop(first);
+    assert!(third().await.is_ok());
+}
