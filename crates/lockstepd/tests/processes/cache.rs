@@ -138,7 +138,8 @@ async fn a_sole_reader_owns_its_line_writes_it_silently_and_gives_it_up_when_ano
     let seen = get(cluster.http(other), "k=k&namespace=b").await.json;
     assert_eq!((&seen["value"], &seen["version"]), (&json!(5), &version), "{seen}");
     let line = cluster.http(other).get("/cache/line?k=k&namespace=b").await.unwrap().json;
-    assert_eq!(state_at(&line, owner), json!("I"), "{line}");
+    // It owns the line no more, and goes on reading it.
+    assert_eq!(state_at(&line, owner), json!("S"), "{line}");
     assert_eq!(get(cluster.http(home), "k=k&namespace=b").await.json["value"], 5);
 }
 
