@@ -66,6 +66,7 @@ impl Copies {
         if !self.store.fits(&write.key, size) {
             return None;
         }
+        let home = copy.home;
         let last = Version { counter: own.last.counter + 1, ..own.last };
         let keeps = sum.is_some() && is_live;
         let ttl = write.ttl.or(own.ttl).map(|ttl| now.plus(lease::shortened(ttl)));
@@ -83,6 +84,9 @@ impl Copies {
             Some(value) => Answer::Counted { version: last, value },
             None => Answer::Written(Some(last)),
         };
+        if let Some(lease) = self.leases.get_mut(&home) {
+            lease.used = now;
+        }
         self.stats.owned_writes += 1;
         Some((answer, outputs))
     }

@@ -222,7 +222,7 @@ fn a_lease_that_near_clients_use_is_renewed_earlier_and_an_owned_line_is_lent_to
 }
 
 fn granted(number: u64) -> Value {
-    let grant = Grant { number, after: Version { epoch: 1, counter: number * 10 }, writes: 5, ttl: None };
+    let grant = Grant { number, after: Version { epoch: 1, counter: number * 10 }, writes: 99, ttl: None };
     Value { grant: Some(grant), ..leased(held("a")) }
 }
 
@@ -232,7 +232,7 @@ fn recall(copies: &mut Copies, key: &str, grant: u64, now: Millis) -> Had {
     copies.forget(&Order { home: HOME, seq: 1, what, moves: false }, now)
 }
 
-fn write(copies: &mut Copies, key: &str) {
+fn write(copies: &mut Copies, key: &str, now: Millis) {
     let change = Change::Set(Bytes::from_static(b"w"));
     let write = Write {
         key: key.into(),
@@ -244,7 +244,7 @@ fn write(copies: &mut Copies, key: &str) {
         guard: None,
         request_id: None,
     };
-    assert!(matches!(copies.write(&write, T0), Some((Answer::Written(_), _))));
+    assert!(matches!(copies.write(&write, now), Some((Answer::Written(_), _))));
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn what_a_recall_was_answered_with_is_kept_if_it_was_written_and_for_a_while() {
     for key in ["read", "written"] {
         fill(&mut copies, key, granted(1), T0);
     }
-    write(&mut copies, "written");
+    write(&mut copies, "written", T0);
     assert_eq!(recall(&mut copies, "read", 1, at(1)), Had::Nothing);
     let answer = recall(&mut copies, "written", 1, at(1));
     assert!(matches!(answer, Had::Written(_)));
@@ -346,4 +346,18 @@ fn what_is_asked_for_again_does_not_become_this_nodes_own() {
     moves(&mut copies, "k", at(1));
     let (it, home) = copies.take_displaced(9, 1, ME, |_| Some(OTHER), at(1)).remove(0);
     assert!(matches!(copies.reread(&it, home, 1, at(1))[..], [Output::Ask { may_own: false, .. }]));
+}
+
+#[test]
+fn an_owner_that_only_writes_is_not_idle() {
+    let mut copies = copies();
+    copies.set_process(Incarnation(1));
+    fill(&mut copies, "k", granted(1), T0);
+    let mut now = T0;
+    while now.since(T0) < Millis(2 * IDLE.0) {
+        now = now.plus(Millis(1_200));
+        write(&mut copies, "k", now);
+        assert_eq!(copies.renewals(now), (vec![HOME], Vec::new()), "at {now}");
+        copies.renewed(HOME, now, LEASE, now);
+    }
 }
