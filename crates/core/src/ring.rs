@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -16,30 +17,33 @@ const SLACK_PERCENT: usize = 25;
 /// Hashes must never change: every stored message lies where they say.
 const SEED: u64 = 0x4c6f_636b_7374_6570;
 
-/// Points sorted by hash; a key belongs to the first point at or after its own hash.
+/// Points sorted by hash; a key belongs to the first point at or after its own hash. Clones share them.
 #[derive(Clone)]
-struct Points(Vec<(u64, u64)>);
+struct Points {
+    members: BTreeSet<u64>,
+    sorted: Arc<[(u64, u64)]>,
+}
 
 impl fmt::Debug for Points {
     /// Whose points they are: where they lie follows from that.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let members: BTreeSet<u64> = self.0.iter().map(|(_, member)| *member).collect();
-        members.fmt(f)
+        self.members.fmt(f)
     }
 }
 
 impl Points {
     fn new(members: impl Iterator<Item = u64>) -> Self {
-        let mut points: Vec<_> =
-            members.flat_map(|member| (0..VIRTUAL).map(move |nth| (point(member, nth), member))).collect();
-        points.sort_unstable();
-        Self(points)
+        let members: BTreeSet<u64> = members.collect();
+        let of = |member: &u64| (0..VIRTUAL).map(|nth| (point(*member, nth), *member)).collect::<Vec<_>>();
+        let mut sorted: Vec<_> = members.iter().flat_map(of).collect();
+        sorted.sort_unstable();
+        Self { members, sorted: sorted.into() }
     }
 
     /// Every member's points in ring order, beginning at `hash`, going round once.
     fn from(&self, hash: u64) -> impl Iterator<Item = u64> + '_ {
-        let start = self.0.partition_point(|(point, _)| *point < hash);
-        self.0[start..].iter().chain(&self.0[..start]).map(|(_, member)| *member)
+        let start = self.sorted.partition_point(|(point, _)| *point < hash);
+        self.sorted[start..].iter().chain(&self.sorted[..start]).map(|(_, member)| *member)
     }
 }
 

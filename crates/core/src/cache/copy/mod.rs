@@ -340,29 +340,34 @@ impl Copies {
     /// Homes whose lease is worth renewing now; each is asked once until it answers or is given up.
     /// Call it again within half a lease. What is owned of the others goes back.
     pub fn renewals(&mut self, now: Millis) -> (Vec<Origin>, Vec<Output>) {
+        self.renewals_unless_idle(IDLE, now)
+    }
+
+    /// Like [`Self::renewals`], of leases that were used within `idle`.
+    pub(super) fn renewals_unless_idle(&mut self, idle: Millis, now: Millis) -> (Vec<Origin>, Vec<Output>) {
         self.forget_old_recalls(now);
         let before = self.leases.len();
         self.leases.retain(|_, lease| now < lease.until);
         self.stats.lapsed_leases += (before - self.leases.len()) as u64;
         let leases = &self.leases;
         self.flushed.retain(|home, _| leases.contains_key(home));
-        let (mut due, mut idle) = (Vec::new(), Vec::new());
+        let (mut due, mut unused) = (Vec::new(), Vec::new());
         for (home, lease) in &mut self.leases {
             // Near clients get a part of what is left: it must not become too little.
             let is_lent = lease.lent.is_some_and(|lent| now.since(lent) < lease::LEASE);
             let enough = if is_lent { lease::LEASE.0 / 4 * 3 } else { lease::LEASE.0 / 2 };
             let is_low = lease.until.since(now) < Millis(enough);
-            let is_used = now.since(lease.used) < IDLE;
+            let is_used = now.since(lease.used) < idle;
             let is_asked = lease.renewing_since.is_some_and(|since| now.since(since) < RENEWAL_TIMEOUT);
             if !is_used && self.store.owns(*home) {
-                idle.push(*home);
+                unused.push(*home);
             }
             if is_low && is_used && !is_asked {
                 lease.renewing_since = Some(now);
                 due.push(*home);
             }
         }
-        let outputs = idle.into_iter().flat_map(|home| self.give_all_back(Some(home))).collect();
+        let outputs = unused.into_iter().flat_map(|home| self.give_all_back(Some(home))).collect();
         (due, outputs)
     }
 
@@ -425,6 +430,14 @@ impl Copies {
     #[cfg(test)]
     pub(crate) fn home_of(&self, key: &str) -> Option<Origin> {
         self.store.get(key).map(|copy| copy.home)
+    }
+
+    /// Whether everything is forgotten that has ended, and given back that was not used within `idle`.
+    #[cfg(test)]
+    pub(crate) fn is_tidy(&self, idle: Millis, now: Millis) -> bool {
+        let is_used = |home: &Origin, lease: &Lease| now.since(lease.used) < idle || !self.store.owns(*home);
+        self.leases.iter().all(|(home, lease)| now < lease.until && is_used(home, lease))
+            && self.flushed.keys().all(|home| self.leases.contains_key(home))
     }
 
     /// Without what decides nothing.

@@ -3,11 +3,11 @@
 //! A model asserts its invariants itself; a walk that fails prints the events that led there. It knows
 //! nothing of what it walks.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Something to which one of several things can happen next.
 pub(in crate::cache) trait Model: Clone {
@@ -26,33 +26,86 @@ pub(in crate::cache) trait Model: Clone {
     fn tell(&self, action: &Self::Action) -> String {
         format!("{action:?}")
     }
-    /// Writes down all that decides what can happen next: two models that write the same are the same.
+    /// Writes down all that decides what can happen next: two models that write the same are the same,
+    /// but for their [`Self::chances`].
     fn name(&self, into: &mut dyn Write) -> fmt::Result;
+    /// What may happen still that decides nothing until it does.
+    fn chances(&self) -> Chances {
+        Chances::default()
+    }
 }
 
 /// Walks every order of events until nothing more can happen. Returns what happened on the way.
 pub(in crate::cache) fn exhaust<M: Model>(model: &M) -> M::Seen {
-    let (mut states, mut seen) = (BTreeSet::new(), M::Seen::default());
-    descend(model, model, &mut Vec::new(), &mut states, &mut seen);
-    println!("{} states in every order: {seen:?}", states.len());
-    seen
+    let mut walk =
+        Walk { first: model, path: Vec::new(), states: Names::default(), seen: M::Seen::default() };
+    walk.descend(model);
+    println!("{} states in every order: {:?}", walk.states.count, walk.seen);
+    walk.seen
 }
 
-fn descend<M: Model>(
-    first: &M,
-    model: &M,
-    path: &mut Vec<M::Action>,
-    states: &mut BTreeSet<u64>,
-    seen: &mut M::Seen,
-) {
-    for action in model.actions() {
-        let mut next = model.clone();
-        path.push(action);
-        step(first, &mut next, path, seen, "");
-        if states.insert(print(&next)) {
-            descend(first, &next, path, states, seen);
+struct Walk<'a, M: Model> {
+    first: &'a M,
+    path: Vec<M::Action>,
+    states: Names,
+    seen: M::Seen,
+}
+
+impl<M: Model> Walk<'_, M> {
+    fn descend(&mut self, model: &M) {
+        for action in model.actions() {
+            let mut next = model.clone();
+            self.path.push(action);
+            step(self.first, &mut next, &self.path, &mut self.seen, "");
+            if self.states.is_new(&next) {
+                self.descend(&next);
+            }
+            self.path.pop();
         }
-        path.pop();
+    }
+}
+
+/// How often each event may still come, and which messages. Of two models that are the same otherwise,
+/// everything that can happen to the one with less can happen to the one with more: a message need
+/// not arrive.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::cache) struct Chances {
+    /// How often, event by event.
+    pub left: Vec<u32>,
+    /// Hashes of the messages, in order.
+    pub messages: Vec<u64>,
+}
+
+impl Chances {
+    fn include(&self, other: &Self) -> bool {
+        let mut messages = self.messages.iter();
+        self.left.iter().zip(&other.left).all(|(mine, its)| mine >= its)
+            && other.messages.iter().all(|message| messages.any(|mine| mine == message))
+    }
+}
+
+/// The states that were reached, by the hashes of their names.
+#[derive(Default)]
+struct Names {
+    reached: BTreeMap<u64, Vec<Chances>>,
+    count: usize,
+    text: String,
+}
+
+impl Names {
+    /// Whether what can happen to this one is not known already.
+    fn is_new<M: Model>(&mut self, model: &M) -> bool {
+        self.text.clear();
+        model.name(&mut self.text).expect("a text takes everything");
+        let reached = self.reached.entry(xxh3_64(self.text.as_bytes())).or_default();
+        let chances = model.chances();
+        let is_new = !reached.iter().any(|known| known.include(&chances));
+        if is_new {
+            reached.retain(|known| !chances.include(known));
+            reached.push(chances);
+            self.count += 1;
+        }
+        is_new
     }
 }
 
@@ -63,7 +116,7 @@ pub(in crate::cache) fn wander<M: Model>(
     seeds: std::ops::Range<u64>,
     events: usize,
 ) -> Option<M::Seen> {
-    let (mut states, mut seen) = (BTreeSet::new(), M::Seen::default());
+    let (mut states, mut seen) = (Names::default(), M::Seen::default());
     for seed in seeds.clone() {
         let (first, mut model, mut path, mut draw) = (model, model.clone(), Vec::new(), Draw(seed));
         for _ in 0..events {
@@ -73,10 +126,10 @@ pub(in crate::cache) fn wander<M: Model>(
             }
             path.push(actions.swap_remove(draw.below(actions.len())));
             step(first, &mut model, &path, &mut seen, &format!("LOCKSTEP_WALK={seed} "));
-            states.insert(print(&model));
+            states.is_new(&model);
         }
     }
-    println!("{} states from {} seeds: {seen:?}", states.len(), seeds.end - seeds.start);
+    println!("{} states from {} seeds: {seen:?}", states.count, seeds.end - seeds.start);
     // One that is walked again need not show everything.
     (seeds.end - seeds.start > 1).then_some(seen)
 }
@@ -102,19 +155,6 @@ fn trace<M: Model>(first: &M, path: &[M::Action]) -> String {
     lines.join("\n")
 }
 
-fn print<M: Model>(model: &M) -> u64 {
-    struct Hash(Xxh3);
-    impl Write for Hash {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.update(text.as_bytes());
-            Ok(())
-        }
-    }
-    let mut hash = Hash(Xxh3::new());
-    model.name(&mut hash).expect("a hash takes everything");
-    hash.0.digest()
-}
-
 /// Numbers from a seed. Source: `SplitMix64`, Steele, Lea and Flood (2014).
 struct Draw(u64);
 
@@ -129,9 +169,9 @@ impl Draw {
     }
 }
 
-/// Messages on their way, in no order.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::cache) struct Wire<P>(Vec<P>);
+/// Messages on their way, in no order, with the hash of each.
+#[derive(Clone, Debug)]
+pub(in crate::cache) struct Wire<P>(Vec<(u64, P)>);
 
 /// What can happen to a message; its loss is that nothing does.
 #[derive(Clone, Copy, Debug)]
@@ -148,16 +188,17 @@ impl<P> Default for Wire<P> {
     }
 }
 
-impl<P: Clone + Debug + PartialEq> Wire<P> {
+impl<P: Clone + Debug> Wire<P> {
     pub fn send(&mut self, packet: P) {
-        self.0.push(packet);
+        let hash = xxh3_64(format!("{packet:?}").as_bytes());
+        self.0.push((hash, packet));
     }
 
     /// What can happen next; the same message twice is one.
     pub fn fates(&self, repeats: bool) -> Vec<Fate> {
         let mut fates = Vec::new();
-        for (at, packet) in self.0.iter().enumerate() {
-            if self.0[..at].contains(packet) {
+        for (at, (hash, _)) in self.0.iter().enumerate() {
+            if self.0[..at].iter().any(|(other, _)| other == hash) {
                 continue;
             }
             fates.push(Fate::Deliver(at));
@@ -169,32 +210,37 @@ impl<P: Clone + Debug + PartialEq> Wire<P> {
     /// How it reads in a trace.
     pub fn tell(&self, fate: Fate) -> String {
         match fate {
-            Fate::Deliver(at) => format!("arrives: {:?}", self.0[at]),
-            Fate::Repeat(at) => format!("arrives, and will again: {:?}", self.0[at]),
+            Fate::Deliver(at) => format!("arrives: {:?}", self.0[at].1),
+            Fate::Repeat(at) => format!("arrives, and will again: {:?}", self.0[at].1),
         }
     }
 
     pub fn take(&mut self, fate: Fate) -> P {
         match fate {
-            Fate::Deliver(at) => self.0.remove(at),
-            Fate::Repeat(at) => self.0[at].clone(),
+            Fate::Deliver(at) => self.0.remove(at).1,
+            Fate::Repeat(at) => self.0[at].1.clone(),
         }
     }
 
     /// Whatever does not fit is lost.
-    pub fn retain(&mut self, fits: impl FnMut(&P) -> bool) {
-        self.0.retain(fits);
+    pub fn retain(&mut self, mut fits: impl FnMut(&P) -> bool) {
+        self.0.retain(|(_, packet)| fits(packet));
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &P> {
-        self.0.iter()
+        self.0.iter().map(|(_, packet)| packet)
     }
 
-    /// In an order that does not depend on how it came about.
+    /// Their hashes, in an order that does not depend on how they came about.
+    pub fn hashes(&self) -> Vec<u64> {
+        let mut hashes: Vec<u64> = self.0.iter().map(|(hash, _)| *hash).collect();
+        hashes.sort_unstable();
+        hashes
+    }
+
+    /// All of them.
     pub fn name(&self, into: &mut dyn Write) -> fmt::Result {
-        let mut names: Vec<String> = self.0.iter().map(|packet| format!("{packet:?}")).collect();
-        names.sort();
-        write!(into, "{names:?}")
+        write!(into, "{:?}", self.hashes())
     }
 }
 

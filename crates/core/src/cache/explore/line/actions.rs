@@ -17,6 +17,8 @@ pub(super) struct Budget {
     pub writes: u32,
     pub deletes: u32,
     pub renewals: u32,
+    /// Looks at what is due, as a node does all the time.
+    pub looks: u32,
     pub steps: u32,
     pub repeats: u32,
     pub restarts: u32,
@@ -33,6 +35,17 @@ pub(super) struct Budget {
     pub lends: u32,
 }
 
+impl Budget {
+    /// How often each of them may still happen.
+    pub(super) fn left(&self) -> Vec<u32> {
+        let Self { reads, writes, deletes, renewals, looks, steps, repeats, restarts, .. } = *self;
+        let Self { squeezes, owned_writes, returns, flushes, loads, turns, lends, .. } = *self;
+        let nodes = [reads, owned_writes, returns, renewals, looks, restarts];
+        let home = [writes, deletes, flushes, loads, lends, squeezes, turns];
+        [&nodes[..], &home[..], &[steps, repeats]].concat()
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Read(NodeId, usize),
@@ -45,6 +58,7 @@ pub(super) enum Action {
     /// Fills in under the oldest right that was handed out.
     Fill,
     Renew(NodeId),
+    Look(NodeId),
     Step,
     Restart(NodeId),
     /// Another key needs the room.
@@ -62,6 +76,7 @@ impl World {
         for node in NODES.into_iter().take(if budget.alone { 1 } else { NODES.len() }) {
             (0..self.keys.len()).for_each(|key| offer(budget.reads, Action::Read(node, key)));
             offer(budget.renewals, Action::Renew(node));
+            offer(budget.looks, Action::Look(node));
             offer(budget.restarts, Action::Restart(node));
             offer(budget.owned_writes, Action::OwnedWrite(node));
             offer(budget.returns, Action::GiveBack(node));
@@ -91,6 +106,7 @@ impl World {
             Action::Flush => &mut budget.flushes,
             Action::Load => &mut budget.loads,
             Action::Renew(_) => &mut budget.renewals,
+            Action::Look(_) => &mut budget.looks,
             Action::Step => &mut budget.steps,
             Action::Restart(_) => &mut budget.restarts,
             Action::Squeeze => &mut budget.squeezes,

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use super::packets::Packet;
 use super::{Action, HOME, Seen, World};
 use crate::cache::Version;
-use crate::cache::explore::walk::Model;
+use crate::cache::explore::walk::{Chances, Model};
 use crate::cache::message::{Had, Held};
 
 impl Model for World {
@@ -45,8 +45,13 @@ impl Model for World {
             write!(into, "{:?} {:?}", history.last(), since.map(|at| history.get(at..)))?;
         }
         let waits = (&self.reads, &self.asked, &self.fills, self.filling, &self.changes, self.lent);
-        write!(into, "{:?} {waits:?}", self.budget)?;
+        write!(into, "{waits:?}")?;
+        // An answer to a recall that is on its way says what is committed.
         self.wire.name(into)
+    }
+
+    fn chances(&self) -> Chances {
+        Chances { left: self.budget.left(), messages: Vec::new() }
     }
 }
 

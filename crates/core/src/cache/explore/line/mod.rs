@@ -36,6 +36,8 @@ const NODES: [NodeId; 2] = [NodeId(2), NodeId(3)];
 const TO: Addressee = Addressee { incarnation: Incarnation(1), ring_epoch: 1 };
 /// Two of these end a holder's lease and not yet the home's wait for it; three end both.
 const STEP: Millis = Millis(1_000);
+/// What is not used for so long goes back, and its lease is not renewed.
+const IDLE: Millis = STEP;
 /// The namespace of the keys.
 const SPACE: &str = "space";
 
@@ -83,6 +85,9 @@ struct Seen {
     lent_hits: u64,
     /// The most nodes that could read one key at once.
     readers: usize,
+    /// Renewals that were due, and lines that went back unused.
+    due: u64,
+    unused: u64,
 }
 
 impl World {
@@ -198,6 +203,7 @@ impl World {
                 self.write(Write { fill: Some(token), ..self.a_write(0) }, tag, seen);
             }
             Action::Renew(node) => self.wire.send(Packet::Renew { from: node, sent: self.now }),
+            Action::Look(node) => self.look(node, seen),
             Action::Step => {
                 self.now = self.now.plus(STEP);
                 let outputs = self.home.tick(self.now);
@@ -282,6 +288,16 @@ impl World {
             let outputs = copies.read(&self.keys[key], HOME, tag, self.now);
             self.take_copies(node, outputs);
         }
+    }
+
+    fn look(&mut self, node: NodeId, seen: &mut Seen) {
+        let copies = self.nodes.get_mut(&node).unwrap();
+        let (due, outputs) = copies.renewals_unless_idle(IDLE, self.now);
+        assert!(copies.is_tidy(IDLE, self.now), "{node} keeps what is over");
+        seen.due += due.len() as u64;
+        seen.unused += outputs.len() as u64;
+        due.iter().for_each(|_| self.wire.send(Packet::Renew { from: node, sent: self.now }));
+        self.take_copies(node, outputs);
     }
 
     fn write(&mut self, write: Write, tag: Tag, seen: &mut Seen) {

@@ -64,11 +64,10 @@ impl World {
                 let outputs = self.home.acknowledged(from, seq, had, self.now);
                 self.take_home(outputs, seen);
             }
-            Packet::Renew { from, sent } => {
-                if let Answer::Renewed { lease } = self.home.renew(from, TO, self.now) {
-                    self.wire.send(Packet::Renewed { to: from, sent, lease });
-                }
-            }
+            Packet::Renew { from, sent } => match self.home.renew(from, TO, self.now) {
+                Answer::Renewed { lease } => self.wire.send(Packet::Renewed { to: from, sent, lease }),
+                _ => self.nodes.get_mut(&from).unwrap().not_renewed(HOME),
+            },
             Packet::Renewed { to, sent, lease } => {
                 self.nodes.get_mut(&to).unwrap().renewed(HOME, sent, lease, self.now);
             }

@@ -11,6 +11,7 @@ const NONE: Budget = Budget {
     writes: 0,
     deletes: 0,
     renewals: 0,
+    looks: 0,
     steps: 0,
     repeats: 0,
     restarts: 0,
@@ -120,8 +121,9 @@ fn a_flush_of_owned_lines_shows_no_stale_value() {
 
 #[test]
 fn a_second_key_under_the_same_lease_revives_no_stale_copy_of_the_first() {
-    let seen = explore(Budget { two_keys: true, alone: true, reads: 2, writes: 1, steps: 3, ..NONE });
-    assert!(seen.hits > 0 && seen.waited_out > 0, "{seen:?}");
+    let two_keys = Budget { two_keys: true, alone: true, ..NONE };
+    let seen = explore(Budget { reads: 2, writes: 1, looks: 1, steps: 3, ..two_keys });
+    assert!(seen.hits > 0 && seen.waited_out > 0 && seen.due > 0, "{seen:?}");
 }
 
 #[test]
@@ -140,6 +142,16 @@ fn a_namespace_that_turns_write_back_or_through_shows_no_stale_value() {
     assert!(seen.hits > 0 && seen.owners > 0, "{seen:?}");
 }
 
+#[test]
+fn looking_for_what_is_due_at_any_moment_forgets_nothing_too_early() {
+    let seen = explore(Budget { reads: 2, writes: 1, looks: 1, steps: 3, alone: true, ..NONE });
+    assert!(seen.hits > 0 && seen.due > 0 && seen.waited_out > 0, "{seen:?}");
+    let seen = explore(Budget { reads: 2, looks: 1, flushes: 1, steps: 2, alone: true, ..NONE });
+    assert!(seen.hits > 0 && seen.due > 0, "{seen:?}");
+    let seen = explore(Budget { reads: 2, owned_writes: 1, looks: 1, steps: 2, ..BACK });
+    assert!(seen.due > 0 && seen.unused > 0 && seen.hits > 0, "{seen:?}");
+}
+
 /// What no bound small enough to be walked in every order has: a little of everything.
 const MUCH: Budget = Budget {
     write_back: false,
@@ -149,6 +161,7 @@ const MUCH: Budget = Budget {
     writes: 5,
     deletes: 2,
     renewals: 3,
+    looks: 3,
     steps: 6,
     repeats: 4,
     restarts: 2,

@@ -14,6 +14,8 @@ pub(super) struct Budget {
     pub steps: u32,
     pub heartbeats: u32,
     pub renewals: u32,
+    /// Looks at what is due, as a node does all the time.
+    pub looks: u32,
     pub joins: u32,
     pub drops: u32,
     pub leaves: u32,
@@ -22,12 +24,25 @@ pub(super) struct Budget {
     pub repeats: u32,
 }
 
+impl Budget {
+    /// How often each of them may still happen.
+    pub(super) fn left(&self) -> Vec<u32> {
+        let Self { write_back: _, reads, writes, steps, heartbeats, renewals, looks, .. } = *self;
+        let Self { joins, drops, leaves, crashes, flushes, repeats, .. } = *self;
+        vec![
+            reads, writes, steps, heartbeats, renewals, looks, joins, drops, leaves, crashes, flushes,
+            repeats,
+        ]
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Read(NodeId),
     Write(NodeId),
     Flush(NodeId),
     Renew(NodeId),
+    Look(NodeId),
     Step,
     /// Asks the log to go on with its membership.
     Heartbeat(NodeId),
@@ -61,6 +76,7 @@ impl World {
             offer(budget.writes > 0 && knows > 0, Action::Write(*id));
             offer(budget.flushes > 0 && knows > 0, Action::Flush(*id));
             offer(budget.renewals > 0 && knows > 0, Action::Renew(*id));
+            offer(budget.looks > 0, Action::Look(*id));
             offer(budget.heartbeats > 0 && is_member && !is_over && !node.retired, Action::Heartbeat(*id));
             offer(budget.joins > 0 && member.is_none() && !node.retired, Action::Join(*id));
             offer(budget.drops > 0 && is_over && !is_alone, Action::Drop(*id));
@@ -83,6 +99,7 @@ impl World {
             Action::Write(_) => &mut budget.writes,
             Action::Flush(_) => &mut budget.flushes,
             Action::Renew(_) => &mut budget.renewals,
+            Action::Look(_) => &mut budget.looks,
             Action::Step => &mut budget.steps,
             Action::Heartbeat(_) => &mut budget.heartbeats,
             Action::Join(_) => &mut budget.joins,

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::{Action, Seen, World};
 use crate::cache::Version;
-use crate::cache::explore::walk::Model;
+use crate::cache::explore::walk::{Chances, Model};
 use crate::names::NodeId;
 
 impl Model for World {
@@ -58,8 +58,11 @@ impl Model for World {
         let since = self.reads.values().min().map(|at| self.history.get(*at..));
         let newest = self.history.iter().flatten().max();
         write!(into, "{:?} {newest:?} {since:?}", self.history.last())?;
-        write!(into, "{:?} {:?} {:?}", self.callers, self.reads, self.budget)?;
-        self.wire.name(into)
+        write!(into, "{:?} {:?}", self.callers, self.reads)
+    }
+
+    fn chances(&self) -> Chances {
+        Chances { left: self.budget.left(), messages: self.wire.hashes() }
     }
 }
 

@@ -37,6 +37,8 @@ const STEP: Millis = Millis(1_000);
 const MEMBERSHIP: Millis = Millis(2_500);
 /// The same as a node counts, from when it asked.
 const COUNTED: Millis = Millis(2_475);
+/// What is not used for so long goes back, and its lease is not renewed.
+const IDLE: Millis = STEP;
 const SPACE: &str = "space";
 
 #[derive(Clone, Debug)]
@@ -89,6 +91,9 @@ struct Seen {
     read_answers: u64,
     owners: u64,
     flushed: u64,
+    /// Renewals that were due, and lines that went back unused.
+    due: u64,
+    unused: u64,
 }
 
 impl World {
@@ -178,6 +183,7 @@ impl World {
             Action::Write(node) => self.write(node, seen),
             Action::Flush(node) => self.flush(node),
             Action::Renew(node) => self.renew(node),
+            Action::Look(node) => self.look(node, seen),
             Action::Step => self.step(seen),
             Action::Heartbeat(node) => {
                 let incarnation = self.nodes[&node].incarnation;
@@ -319,9 +325,24 @@ impl World {
     }
 
     fn renew(&mut self, node: NodeId) {
-        let Some(home) = self.home_of(node).filter(|home| home.node != node) else { return };
+        if let Some(home) = self.home_of(node).filter(|home| home.node != node) {
+            self.ask_to_renew(node, home);
+        }
+    }
+
+    fn ask_to_renew(&mut self, node: NodeId, home: Origin) {
         let to = self.addressee(node, home);
         let by = self.nodes[&node].process;
         self.wire.send(Packet::Renew { from: node, by, home, to, sent: self.now });
+    }
+
+    fn look(&mut self, node: NodeId, seen: &mut Seen) {
+        let copies = &mut self.nodes.get_mut(&node).unwrap().copies;
+        let (due, outputs) = copies.renewals_unless_idle(IDLE, self.now);
+        assert!(copies.is_tidy(IDLE, self.now), "{node} keeps what is over");
+        seen.due += due.len() as u64;
+        seen.unused += outputs.len() as u64;
+        due.into_iter().for_each(|home| self.ask_to_renew(node, home));
+        self.take_copies(node, outputs, seen);
     }
 }

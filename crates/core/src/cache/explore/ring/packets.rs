@@ -168,10 +168,13 @@ impl World {
             }
             Packet::Renew { from, by, home, to, sent } => {
                 let machine = &mut self.nodes.get_mut(&home.node).unwrap().home;
-                if let Answer::Renewed { lease } = machine.renew(from, to, now)
-                    && self.nodes[&from].process == by
-                {
-                    self.wire.send(Packet::Renewed { to: from, home, sent, lease });
+                let answer = machine.renew(from, to, now);
+                let Some(asker) = self.nodes.get_mut(&from).filter(|node| node.process == by) else { return };
+                match answer {
+                    Answer::Renewed { lease } => {
+                        self.wire.send(Packet::Renewed { to: from, home, sent, lease });
+                    }
+                    _ => asker.copies.not_renewed(home),
                 }
             }
             Packet::Renewed { to, home, sent, lease } => {

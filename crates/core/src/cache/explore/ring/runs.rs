@@ -10,6 +10,7 @@ const NONE: Budget = Budget {
     steps: 0,
     heartbeats: 0,
     renewals: 0,
+    looks: 0,
     joins: 0,
     drops: 0,
     leaves: 0,
@@ -52,6 +53,23 @@ fn a_restarted_home_serves_only_as_another_and_starts_empty() {
     assert!(seen.missed > 0 && seen.homes.len() == 2, "{seen:?}");
 }
 
+#[test]
+fn a_restarted_home_never_serves_beside_copies_of_what_it_served_before() {
+    let again = Budget { drops: 1, joins: 1, crashes: 1, steps: 3, ..NONE };
+    let seen = pair(Budget { reads: 1, writes: 1, ..again });
+    assert!(seen.missed > 0 && seen.hits > 0 && seen.writes > 0 && seen.read_answers > 0, "{seen:?}");
+    let seen = pair(Budget { writes: 1, heartbeats: 1, ..again });
+    assert!(seen.homes.len() == 2 && seen.missed > 0 && seen.writes > 0, "{seen:?}");
+}
+
+#[test]
+fn what_is_due_at_any_moment_is_renewed_forgotten_or_given_back_and_no_copy_is_stale() {
+    let seen = pair(Budget { reads: 2, writes: 1, looks: 1, steps: 2, write_back: true, ..NONE });
+    assert!(seen.due > 0 && seen.unused > 0 && seen.hits > 0 && seen.writes > 0, "{seen:?}");
+    let seen = pair(Budget { reads: 1, writes: 1, looks: 1, steps: 1, leaves: 1, write_back: true, ..NONE });
+    assert!(seen.due > 0 && seen.unused > 0 && seen.moved > 0 && seen.homes.len() == 2, "{seen:?}");
+}
+
 /// What no bound small enough to be walked in every order has: a little of everything.
 const MUCH: Budget = Budget {
     write_back: false,
@@ -60,6 +78,7 @@ const MUCH: Budget = Budget {
     steps: 9,
     heartbeats: 14,
     renewals: 4,
+    looks: 4,
     joins: 3,
     drops: 2,
     leaves: 1,
@@ -96,5 +115,6 @@ fn wider_bounds_of_joins_deaths_and_leaves_show_no_stale_value_either() {
     pair(Budget { joins: 1, drops: 1, crashes: 1, steps: 3, ..NONE });
     pair(Budget { leaves: 1, reads: 2, writes: 2, repeats: 1, ..NONE });
     pair(Budget { reads: 1, writes: 2, drops: 1, steps: 3, heartbeats: 2, ..NONE });
+    pair(Budget { reads: 1, writes: 1, drops: 1, joins: 1, crashes: 1, steps: 3, heartbeats: 1, ..NONE });
     exhaust(&World::new(Budget { joins: 1, writes: 1, ..NONE }, &[1, 2], &[1, 2, 3]));
 }
