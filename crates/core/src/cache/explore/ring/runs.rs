@@ -105,7 +105,8 @@ fn long_orders_of_joins_deaths_and_leaves_with_owners_show_no_stale_value() {
     long_orders(true);
 }
 
-/// Minutes: `LOCKSTEP_WALKS=20000 cargo test --release -p lockstep-core explore -- --include-ignored`.
+/// Some six minutes on an idle machine:
+/// `LOCKSTEP_WALKS=20000 cargo test --release -p lockstep-core explore -- --include-ignored`.
 #[test]
 #[ignore = "takes minutes"]
 fn wider_bounds_of_joins_deaths_and_leaves_show_no_stale_value_either() {
