@@ -1,8 +1,7 @@
-//! One run: three hosts, their clients, and faults drawn from the seed.
+//! One run: three hosts and their clients. What happens to them is in [`super::faults`].
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,18 +13,20 @@ use lockstepd::node::{Ground, Node};
 use lockstepd::peer;
 use lockstepd::store::snapshots::Snapshots;
 use lockstepd::store::wal::MemoryDisk;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
-use super::history::History;
+use super::faults::inject;
+use super::history::{History, What};
 use super::net::SimNet;
-use super::workload::Clients;
+use super::workload::{Clients, now};
 
-const NODES: u64 = 3;
-/// Faults are injected until then, and clients work a little longer.
-const FAULTS: Duration = Duration::from_secs(14);
+pub(super) const NODES: u64 = 3;
+/// Longer than faults last.
 const CLIENTS: Duration = Duration::from_secs(20);
-const END: Duration = Duration::from_secs(36);
+pub(super) const END: Duration = Duration::from_secs(36);
+/// What a node that leaves gives to requests in flight.
+const IN_FLIGHT: Duration = Duration::from_secs(5);
 
 /// What came of a run.
 pub struct Run {
@@ -34,7 +35,7 @@ pub struct Run {
     pub faults: usize,
 }
 
-fn host(node: u64) -> String {
+pub(super) fn host(node: u64) -> String {
     format!("node{node}")
 }
 
@@ -50,11 +51,14 @@ fn config(node: u64, data: &Path) -> Serve {
     Serve::from_options(&Options::from_toml(&text).unwrap()).unwrap()
 }
 
-struct Disk {
+/// What outlives a process.
+struct Machine {
     data: PathBuf,
     memory: MemoryDisk,
     snapshots: Snapshots,
     boots: AtomicU64,
+    /// Tells the process that runs, if one does, to stop.
+    stop: Arc<Notify>,
 }
 
 /// Tokio numbers tasks over the whole process and keeps those of a runtime in so many lists by number;
@@ -84,107 +88,71 @@ pub fn run(seed: u64) -> Run {
         .max_message_latency(Duration::from_millis(12))
         .tcp_capacity(4096)
         .build();
-    for node in 1..=NODES {
-        let disk = Arc::new(Disk {
+    let stops: Vec<Arc<Notify>> = (1..=NODES).map(|_| Arc::default()).collect();
+    for (node, stop) in (1..=NODES).zip(&stops) {
+        let machine = Arc::new(Machine {
             data: directory.path().join(host(node)),
             memory: MemoryDisk::default(),
             snapshots: Snapshots::memory(),
             boots: AtomicU64::new(0),
+            stop: Arc::clone(stop),
         });
         let history = history.clone();
-        sim.host(host(node), move || serve(node, seed, Arc::clone(&disk), history.clone()));
+        sim.host(host(node), move || serve(node, seed, Arc::clone(&machine), history.clone()));
     }
-    let faults = inject(&mut sim, seed);
+    let faults = inject(&mut sim, &stops, seed);
     Run { seed, history, faults }
 }
 
-async fn serve(node: u64, seed: u64, disk: Arc<Disk>, history: History) -> turmoil::Result {
-    let boot = disk.boots.fetch_add(1, Ordering::Relaxed);
+async fn serve(node: u64, seed: u64, machine: Arc<Machine>, history: History) -> turmoil::Result {
+    let boot = machine.boots.fetch_add(1, Ordering::Relaxed);
     let ground = Ground {
         net: Arc::new(SimNet),
         clock: Clock::tokio(),
-        disk: Some((disk.memory.clone(), disk.snapshots.clone())),
+        disk: Some((machine.memory.clone(), machine.snapshots.clone())),
         peer: peer::Settings { jitter: false, ..peer::Settings::default() },
     };
-    let running = Arc::new(Node::start(&config(node, &disk.data), ground).await?);
+    let running = Arc::new(Node::start(&config(node, &machine.data), ground).await?);
     assert_eq!(running.router.node(), NodeId(node));
-    let clients =
-        Clients { node: Arc::clone(&running), id: node, boot, history: history.clone(), until: CLIENTS };
-    clients.run(seed).await;
-    if node == 1 {
-        let clients = Clients { node: running, id: node, boot, history, until: END };
-        clients.drain().await;
-    }
+    let closed = Arc::new(AtomicBool::new(false));
+    let clients = Clients {
+        node: Arc::clone(&running),
+        id: node,
+        boot,
+        history: history.clone(),
+        until: CLIENTS,
+        closed: Arc::clone(&closed),
+    };
+    let work = tokio::spawn(work(clients, seed));
+    machine.stop.notified().await;
+    let begun = now();
+    leave(running, &closed, work).await;
+    history.add(node, begun, What::Left);
     std::future::pending().await
 }
 
-/// Steps through the run, breaking and mending things on the way.
-fn inject(sim: &mut turmoil::Sim<'_>, seed: u64) -> usize {
-    let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9));
-    let mut faults = 0;
-    let mut next = Duration::from_secs(3);
-    let mut mends: BTreeMap<Duration, Fault> = BTreeMap::new();
-    while sim.elapsed() < END {
-        sim.step().unwrap();
-        let now = sim.elapsed();
-        while let Some(due) = mends.first_entry().filter(|mend| *mend.key() <= now) {
-            due.remove().mend(sim);
-        }
-        if now >= next && now < FAULTS {
-            let fault = Fault::draw(&mut rng);
-            next = now + Duration::from_millis(rng.random_range(300..4_000));
-            let lasts = Duration::from_millis(rng.random_range(100..5_000));
-            fault.inject(sim);
-            mends.insert((now + lasts).min(FAULTS) + Duration::from_nanos(faults as u64), fault);
-            faults += 1;
-        }
+async fn work(clients: Clients, seed: u64) {
+    let clients = Arc::new(clients);
+    Arc::clone(&clients).run(seed).await;
+    if clients.id == 1 && !clients.closed.load(Ordering::Relaxed) {
+        clients.drain().await;
     }
-    faults
 }
 
-#[derive(Clone, Copy)]
-enum Fault {
-    Crash(u64),
-    Partition(u64, u64),
-    OneWay(u64, u64),
-    Isolate(u64),
-    Hold(u64, u64),
-}
-
-impl Fault {
-    fn draw(rng: &mut SmallRng) -> Self {
-        let one = rng.random_range(1..=NODES);
-        let other = (one + rng.random_range(1..NODES) - 1) % NODES + 1;
-        match rng.random_range(0..5u32) {
-            0 => Self::Crash(one),
-            1 => Self::Partition(one, other),
-            2 => Self::OneWay(one, other),
-            3 => Self::Isolate(one),
-            _ => Self::Hold(one, other),
-        }
+/// What a process does that is told to stop: what it holds goes to the others, then its clients.
+async fn leave(mut node: Arc<Node>, closed: &AtomicBool, mut work: JoinHandle<()>) {
+    node.drain().await;
+    closed.store(true, Ordering::Relaxed);
+    if tokio::time::timeout(IN_FLIGHT, &mut work).await.is_err() {
+        work.abort();
+        let _ = work.await;
     }
-
-    fn inject(self, sim: &mut turmoil::Sim<'_>) {
-        match self {
-            Self::Crash(node) => sim.crash(host(node)),
-            Self::Partition(one, other) => sim.partition(host(one), host(other)),
-            Self::OneWay(from, to) => sim.partition_oneway(host(from), host(to)),
-            Self::Isolate(node) => {
-                (1..=NODES).filter(|id| *id != node).for_each(|id| sim.partition(host(node), host(id)));
-            }
-            Self::Hold(one, other) => sim.hold(host(one), host(other)),
+    let node = loop {
+        match Arc::try_unwrap(node) {
+            Ok(node) => break node,
+            Err(held) => node = held,
         }
-    }
-
-    fn mend(self, sim: &mut turmoil::Sim<'_>) {
-        match self {
-            Self::Crash(node) => sim.bounce(host(node)),
-            Self::Partition(one, other) => sim.repair(host(one), host(other)),
-            Self::OneWay(from, to) => sim.repair_oneway(host(from), host(to)),
-            Self::Isolate(node) => {
-                (1..=NODES).filter(|id| *id != node).for_each(|id| sim.repair(host(node), host(id)));
-            }
-            Self::Hold(one, other) => sim.release(host(one), host(other)),
-        }
-    }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    node.stop().await;
 }

@@ -36,6 +36,8 @@ pub enum What {
     Read { key: String, version: Option<(u64, u64)> },
     /// The default namespace was emptied.
     Flushed,
+    /// A node has left as planned.
+    Left,
     /// A shard's state at an index, as a hash.
     State { shard: u32, index: u64, hash: u64 },
     /// An operation without a result worth checking.
@@ -54,6 +56,11 @@ impl History {
 
     pub fn len(&self) -> usize {
         self.0.lock().unwrap().len()
+    }
+
+    /// How often a node has left as planned.
+    pub fn left(&self) -> usize {
+        self.0.lock().unwrap().iter().filter(|event| matches!(event.what, What::Left)).count()
     }
 
     /// A hash of everything that happened, and when.

@@ -11,6 +11,7 @@
 mod caching;
 mod check;
 mod cluster;
+mod faults;
 mod history;
 mod net;
 mod sessions;
@@ -33,7 +34,7 @@ fn many_seeds_break_no_promise() {
         Some(seed) => seed..seed + 1,
         None => 1..variable("LOCKSTEP_SIM_SEEDS").unwrap_or(SEEDS) + 1,
     };
-    let (mut events, mut faults) = (0, 0);
+    let (mut events, mut faults, mut left) = (0, 0, 0);
     for seed in seeds.clone() {
         let replay = format!(
             "LOCKSTEP_SIM_SEED={seed} cargo test -p lockstepd --test simulation many_seeds -- --nocapture"
@@ -41,12 +42,13 @@ fn many_seeds_break_no_promise() {
         let run = std::panic::catch_unwind(|| {
             let run = on_a_thread(seed);
             check::everything(&run);
-            (run.history.len(), run.faults)
+            (run.history.len(), run.faults, run.history.left())
         });
         match run {
-            Ok((more, injected)) => {
+            Ok((more, injected, leaves)) => {
                 events += more;
                 faults += injected;
+                left += leaves;
             }
             Err(panic) => {
                 eprintln!("seed {seed} breaks a promise; replay it with\n  {replay}");
@@ -54,7 +56,9 @@ fn many_seeds_break_no_promise() {
             }
         }
     }
-    println!("{} seeds, {events} operations checked, {faults} faults", seeds.end - seeds.start);
+    let count = seeds.end - seeds.start;
+    println!("{count} seeds, {events} operations checked, {faults} faults, {left} nodes have left");
+    assert!(count < SEEDS || left > 0, "no node has left as planned");
 }
 
 /// Runs on a thread of its own: nothing that a run leaves in its thread reaches the next. A run in

@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockstep_core::command::{Acquire, Claimant, LockOp, NewMessage};
@@ -24,6 +25,8 @@ pub struct Clients {
     pub history: History,
     /// Simulated time at which they stop.
     pub until: Duration,
+    /// Their node serves nobody any more: what is under way ends, and nothing begins.
+    pub closed: Arc<AtomicBool>,
 }
 
 pub(super) fn now() -> Duration {
@@ -32,8 +35,8 @@ pub(super) fn now() -> Duration {
 
 impl Clients {
     /// Runs them, side by side, until their time is over.
-    pub async fn run(self, seed: u64) {
-        let clients = Arc::new(self);
+    pub async fn run(self: Arc<Self>, seed: u64) {
+        let clients = self;
         let mut tasks = tokio::task::JoinSet::new();
         for nth in 0..3u64 {
             let rng = SmallRng::seed_from_u64(seed ^ clients.id << 16 ^ clients.boot << 32 ^ nth << 48);
@@ -43,12 +46,16 @@ impl Clients {
         while tasks.join_next().await.is_some() {}
     }
 
+    fn is_open(&self) -> bool {
+        now() < self.until && !self.closed.load(Ordering::Relaxed)
+    }
+
     async fn client(self: Arc<Self>, nth: u64, mut rng: SmallRng) {
         let mut count = 0;
         if nth == 0 {
             self.configure().await;
         }
-        while now() < self.until {
+        while self.is_open() {
             count += 1;
             let name = format!("{}.{}.{nth}.{count}", self.id, self.boot);
             match rng.random_range(0..10u32) {
@@ -155,7 +162,7 @@ impl Clients {
 
     /// Looks at every replica's state from time to time.
     async fn sample(self: Arc<Self>) {
-        while now() < self.until {
+        while self.is_open() {
             for replica in self.node.router.replicas() {
                 let (index, bytes) = replica.state().snapshot().expect("no body is damaged");
                 debug_assert!(index <= replica.state().read(Shard::applied));
