@@ -51,7 +51,7 @@ impl Cache {
         keys: &[&str],
     ) -> Result<Vec<Result<Option<Entry<T>>, Error>>, Error> {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        let body = wire::MultiGet { keys, namespace: self.namespace.clone() };
+        let body = wire::MultiGet { keys, namespace: self.namespace.clone(), request_id: None };
         let found: Results = self.client.send("/cache/mget", &body, Toward::Any, Duration::ZERO).await?;
         let one = |result: Box<RawValue>| match outcome::<wire::Value>(&result) {
             Ok(found) => entry(found).map(Some),

@@ -56,7 +56,8 @@ async fn attend<T: Send + Sync>(near: &Weak<Inner<T>>, session: &Arc<Session>) {
     // Between two questions nothing keeps a near cache alive that was dropped.
     while let Some(inner) = near.upgrade() {
         let asked = clock::now();
-        let body = wire::NearSync { client: session.client.clone(), acked, wait_ms: clock::millis(WAIT) };
+        let client = session.client.clone();
+        let body = wire::NearSync { client, acked, wait_ms: clock::millis(WAIT), request_id: None };
         let Some(news) = inner.post::<wire::NearNews>(session, "/cache/near/sync", &body, PATIENCE).await
         else {
             // Unknown there, or the node is away: whatever is kept ends with its lease.
@@ -70,7 +71,8 @@ async fn attend<T: Send + Sync>(near: &Weak<Inner<T>>, session: &Arc<Session>) {
 
 /// Spares the node the wait for our leases to end. If this is lost, it waits.
 async fn close(client: &Client, session: &Session) {
-    let Ok(body) = json(&wire::NearClose { client: session.client.clone() }) else { return };
+    let close = wire::NearClose { client: session.client.clone(), request_id: None };
+    let Ok(body) = json(&close) else { return };
     let _ =
         client.transport().exchange(&session.url, &Method::POST, "/cache/near/close", body, PATIENCE).await;
 }

@@ -138,17 +138,18 @@ impl<T: DeserializeOwned + Send + Sync> Inner<T> {
     /// Asks the node that lends; `None`: ask as if there was no near cache.
     async fn borrow(&self, session: &Session, key: &str) -> Result<Option<Option<Arc<Kept<T>>>>, Error> {
         let flight = self.table.take_off(key);
+        let _guard = CallOff { table: &self.table, key, flight };
         let sent = clock::now();
         let namespace = self.cache.namespace_name();
-        let body = wire::NearGet { client: session.client.clone(), key: key.into(), namespace };
+        let client = session.client.clone();
+        let body = wire::NearGet { client, key: key.into(), namespace, request_id: None };
         let patience = self.cache.client().patience().attempt;
         let answer = self.post::<wire::NearValue>(session, "/cache/near/get", &body, patience).await;
         let Some(found) = answer else {
             // If the request itself is wrong, the ordinary way will tell.
-            self.table.call_off(key, flight);
             return Ok(None);
         };
-        let kept = read::<T>(key, &found).inspect_err(|_| self.table.call_off(key, flight))?;
+        let kept = read::<T>(key, &found)?;
         let slot = found.lease.as_ref().map(|lease| {
             let left = found.expires_in_ms.map(Duration::from_millis);
             Slot {
@@ -162,6 +163,19 @@ impl<T: DeserializeOwned + Send + Sync> Inner<T> {
             self.stats().unkept += 1;
         }
         Ok(Some(kept))
+    }
+}
+
+/// Takes the place of a read back that has come to nothing, also if whoever asked waits no more.
+struct CallOff<'a, T> {
+    table: &'a Table<T>,
+    key: &'a str,
+    flight: u64,
+}
+
+impl<T> Drop for CallOff<'_, T> {
+    fn drop(&mut self) {
+        self.table.call_off(self.key, self.flight);
     }
 }
 

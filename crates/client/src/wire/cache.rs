@@ -159,6 +159,9 @@ pub struct MultiGet {
     /// The keys' namespace; `default` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Accepted, and without effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// `POST /cache/mset`
@@ -262,7 +265,9 @@ pub struct Fill {
 pub struct Namespace {
     /// Its name; it comes into being if need be.
     pub namespace: String,
-    /// `through` or `back`; as it was if absent, `through` at first.
+    /// `through` or `back`; as it was if absent, `through` at first. With `back` a node that is a key's
+    /// sole reader owns it, and settles writes in its memory that carry no request id, guard or fill
+    /// token: only a key's home can judge those.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write: Option<String>,
     /// Bytes over all nodes, keys and directory counted; as it was if absent, no bound at first.

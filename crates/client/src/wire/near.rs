@@ -35,6 +35,9 @@ pub struct NearGet {
     /// The key's namespace; `default` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// Accepted, and without effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// The reply to [`NearGet`].
@@ -79,6 +82,9 @@ pub struct NearSync {
     /// How long to wait for something to forget; the node answers sooner to keep the lease alive.
     #[serde(default)]
     pub wait_ms: u64,
+    /// Accepted, and without effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// The reply to [`NearSync`].
@@ -109,6 +115,9 @@ pub struct NearNote {
 pub struct NearClose {
     /// From [`NearOpened`].
     pub client: String,
+    /// Accepted, and without effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// The reply to [`NearClose`].

@@ -425,9 +425,12 @@ pub enum Refusal {
     /// The same request id came with another write.
     #[error("request conflict")]
     RequestConflict,
-    /// The home remembers as many requests, or holds as many bytes, as it may.
+    /// The home holds as many bytes as it may.
     #[error("full")]
     Full,
+    /// The home remembers as many requests as it may.
+    #[error("memo full")]
+    MemoFull,
     /// As many requests wait at the home as may; nothing was done.
     #[error("overloaded")]
     Overloaded,

@@ -184,6 +184,7 @@ impl Tenure {
         }
         self.rings.push(HomeRing::new(&nodes));
         self.unsealed = nodes.into_iter().filter(|n| *n != self.node).collect();
+        self.look_ahead();
         self.settle();
     }
 
@@ -203,8 +204,16 @@ impl Tenure {
     /// Stops to serve for good, ahead of leaving the cluster.
     pub fn retire(&mut self) {
         self.retired = true;
-        let others: Vec<NodeId> = self.members.keys().copied().filter(|node| *node != self.node).collect();
-        self.next = Some(HomeRing::new(&others));
+        self.look_ahead();
+    }
+
+    /// Who retires hands its lines to those who are home without it.
+    fn look_ahead(&mut self) {
+        if self.retired {
+            let others: Vec<NodeId> =
+                self.members.keys().copied().filter(|node| *node != self.node).collect();
+            self.next = Some(HomeRing::new(&others));
+        }
     }
 
     /// Whether it has.

@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Requests in one message.
 const BATCH: usize = 256;
 
+/// Bytes of owned values that go back in one message, and one value more.
+const RETURN_BYTES: usize = 4 << 20;
+
 /// Orders that wait for the one before them to be answered: one message at a time to each node
 /// carries everything that came up meanwhile.
 #[derive(Default)]
@@ -47,9 +50,10 @@ impl Cache {
         for output in outputs {
             match output {
                 home::Output::Answer { tag, answer } => {
-                    // A caller that has gone does not mind.
-                    if let Some(caller) = state.parked.take_caller(tag) {
-                        let _ = caller.send(answer);
+                    if let Some((caller, load)) = state.parked.take_caller(tag)
+                        && let Err(answer) = caller.send(answer)
+                    {
+                        self.not_delivered(state, load, &answer);
                     }
                 }
                 home::Output::Forget { to, order } if to == self.node => {
@@ -80,8 +84,17 @@ impl Cache {
         }
     }
 
+    /// A caller that has gone does not mind; but others may wait for what it was to fill in.
+    fn not_delivered(&self, state: &mut State, load: Option<Key>, answer: &Answer) {
+        if let (Some(key), Answer::Fill { token, .. }) = (load, answer) {
+            let outputs = state.home.abandon_fill(&key, *token, self.now());
+            self.carry_out_home(state, outputs);
+        }
+    }
+
     pub(super) fn carry_out_copies(&self, state: &mut State, outputs: Vec<copy::Output>) {
         let mut asks: BTreeMap<(Origin, bool), Vec<(copy::FlightId, Key)>> = BTreeMap::new();
+        let mut returns: BTreeMap<Origin, Vec<(Key, u64)>> = BTreeMap::new();
         for output in outputs {
             match output {
                 copy::Output::Answer { tag, value } => {
@@ -92,9 +105,12 @@ impl Cache {
                     asks.entry((home, may_own)).or_default().push((flight, key));
                 }
                 copy::Output::Return { home, key, grant } => {
-                    self.spawn(move |cache| async move { cache.give_back(home, key, grant).await });
+                    returns.entry(home).or_default().push((key, grant));
                 }
             }
+        }
+        for (home, lines) in returns {
+            self.spawn(move |cache| async move { cache.give_back(home, lines).await });
         }
         for ((home, may_own), mut flights) in asks {
             let to = addressee(state, home);
@@ -189,23 +205,51 @@ impl Cache {
         }
     }
 
-    /// Repeats until the home has answered or its process is no more.
-    async fn give_back(&self, home: Origin, key: Key, grant: u64) {
-        loop {
-            let (request, is_member) = {
-                let now = self.now();
-                let state = self.lock();
-                let Some(written) = state.copies.returning(&key, grant, now) else { return };
-                let to = addressee(&state, home);
-                let is_member = state.home.tenure().origins().any(|origin| origin == home);
-                (Request::Return { to, key: key.clone(), grant, written }, is_member)
-            };
-            let answer = self.call(home.node, &request, FORGET_TIMEOUT).await;
-            if matches!(answer, Ok(Answer::Returned)) || !is_member {
-                return self.lock().copies.returned(&key, grant);
+    /// Gives these lines back, one message at a time: repeats until the home has answered for each, or
+    /// its process is no more.
+    async fn give_back(&self, home: Origin, mut lines: Vec<(Key, u64)>) {
+        while !lines.is_empty() {
+            let (batch, requests, is_member) = self.next_returns(home, &mut lines);
+            if requests.is_empty() {
+                continue;
             }
-            tokio::time::sleep(RETRY).await;
+            let answers = self.call_many(home.node, requests, READ_TIMEOUT).await.unwrap_or_default();
+            let is_answered = !answers.is_empty();
+            let mut answers = answers.into_iter();
+            for (key, grant) in batch {
+                if matches!(answers.next(), Some(Answer::Returned)) || !is_member {
+                    self.lock().copies.returned(&key, grant);
+                } else {
+                    lines.push((key, grant));
+                }
+            }
+            if !is_answered {
+                tokio::time::sleep(RETRY).await;
+            }
         }
+    }
+
+    /// As many as fit one message, of those that are not known at their home yet.
+    fn next_returns(
+        &self,
+        home: Origin,
+        lines: &mut Vec<(Key, u64)>,
+    ) -> (Vec<(Key, u64)>, Vec<Request>, bool) {
+        let now = self.now();
+        let state = self.lock();
+        let (to, mut bytes) = (addressee(&state, home), 0);
+        let (mut batch, mut requests) = (Vec::new(), Vec::new());
+        while batch.len() < BATCH
+            && bytes < RETURN_BYTES
+            && let Some((key, grant)) = lines.pop()
+        {
+            if let Some(written) = state.copies.returning(&key, grant, now) {
+                bytes += written.as_ref().map_or(0, |held| held.value.len());
+                requests.push(Request::Return { to, key: key.clone(), grant, written });
+                batch.push((key, grant));
+            }
+        }
+        (batch, requests, state.home.tenure().origins().any(|origin| origin == home))
     }
 
     /// Repeats until the member has sealed and sent everything, or another ring makes that moot.
@@ -262,7 +306,7 @@ impl Cache {
         request: &Request,
         timeout: Duration,
     ) -> Result<Answer, peer::Error> {
-        self.call_on(Lane::Control, to, request, timeout).await
+        self.call_on(lane(request), to, request, timeout).await
     }
 
     pub(super) async fn call_on(
@@ -314,6 +358,19 @@ impl Cache {
             Some(at) => LOOK.min(Duration::from_millis(at.since(now).0 + 1)),
             None => LOOK,
         }
+    }
+}
+
+/// What others wait for goes ahead of what may carry much.
+fn lane(request: &Request) -> Lane {
+    match request {
+        Request::Forget(_)
+        | Request::Forgotten { .. }
+        | Request::Renew { .. }
+        | Request::Guard { .. }
+        | Request::Fence { .. } => Lane::Control,
+        Request::Many(requests) => requests.first().map_or(Lane::Control, lane),
+        _ => Lane::Request,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use lockstep_core::Millis;
 use lockstep_core::cache::copy::Copies;
 use lockstep_core::cache::feed::{FEED_BYTES_MAX, Feed, News};
@@ -55,8 +56,11 @@ const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait before a message is sent again.
 const RETRY: Duration = Duration::from_millis(25);
 
+/// Portions of lines that a node that stops has on their way at once.
+const PORTIONS: usize = 8;
+
 /// How long a node that stops waits until what it owned has been given back.
-const GIVE_BACK: Duration = Duration::from_secs(1);
+const GIVE_BACK: Duration = Duration::from_secs(4);
 
 /// The longest pause of a request that waits for a home, unless something changes sooner.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
@@ -205,7 +209,7 @@ impl Cache {
                 tracing::info!(heir = heir.0, "could not hand cache lines over; they are misses now");
             }
         };
-        futures::future::join_all(portions.into_iter().map(send)).await;
+        stream::iter(portions.into_iter().map(send)).buffer_unordered(PORTIONS).collect::<()>().await;
     }
 
     fn now(&self) -> Millis {

@@ -2,10 +2,10 @@
 //!
 //! It does not know what they wait for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use lockstep_core::cache::Tag;
 use lockstep_core::cache::message::{Answer, Refusal};
+use lockstep_core::cache::{Key, Tag};
 use tokio::sync::oneshot;
 
 use super::ReadAnswer;
@@ -16,14 +16,14 @@ pub(super) struct Parked {
     max: usize,
     callers: BTreeMap<Tag, oneshot::Sender<Answer>>,
     /// Callers among them that wait for somebody else to fill a value in, for as long as they said.
-    loads: BTreeSet<Tag>,
+    loads: BTreeMap<Tag, Key>,
     readers: BTreeMap<Tag, oneshot::Sender<ReadAnswer>>,
 }
 
 impl Parked {
     /// Nobody waits, and never more than `max` for answers of the home machine, with as many loads beside.
     pub(super) fn new(max: usize) -> Self {
-        let (callers, loads, readers) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let (callers, loads, readers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { next: 0, max, callers, loads, readers }
     }
 
@@ -36,10 +36,13 @@ impl Parked {
     }
 
     /// Like [`Self::caller`], for a load: it parks on purpose, and takes nobody else's place.
-    pub(super) fn loader(&mut self) -> Result<(Tag, oneshot::Receiver<Answer>), oneshot::Receiver<Answer>> {
+    pub(super) fn loader(
+        &mut self,
+        key: Key,
+    ) -> Result<(Tag, oneshot::Receiver<Answer>), oneshot::Receiver<Answer>> {
         if self.loads.len() < self.max {
             let (tag, receiver) = self.caller_anyway();
-            self.loads.insert(tag);
+            self.loads.insert(tag, key);
             return Ok((tag, receiver));
         }
         Err(refused())
@@ -61,9 +64,10 @@ impl Parked {
         (self.next, receiver)
     }
 
-    pub(super) fn take_caller(&mut self, tag: Tag) -> Option<oneshot::Sender<Answer>> {
-        self.loads.remove(&tag);
-        self.callers.remove(&tag)
+    /// Who waits, and for which key to be loaded.
+    pub(super) fn take_caller(&mut self, tag: Tag) -> Option<(oneshot::Sender<Answer>, Option<Key>)> {
+        let load = self.loads.remove(&tag);
+        self.callers.remove(&tag).map(|caller| (caller, load))
     }
 
     pub(super) fn take_reader(&mut self, tag: Tag) -> Option<oneshot::Sender<ReadAnswer>> {

@@ -2,12 +2,15 @@
 //!
 //! It only takes messages apart; the machines know the answers.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use lockstep_core::cache::Tag;
 use lockstep_core::cache::message::{Answer, Had, Place, Refusal, Request, Value};
 use lockstep_core::names::NodeId;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Cache, State};
 use crate::peer::{Error, Handler};
@@ -15,17 +18,33 @@ use crate::peer::{Error, Handler};
 /// Bytes of values in one message; whoever asked for more is told to ask again. One value always fits.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
+/// How long reads that came together wait for the slowest of them.
+const MANY_WAIT: Duration = Duration::from_millis(500);
+
 /// An answer, or where it will come.
 enum Soon {
     Now(Answer),
     Later(oneshot::Receiver<Answer>),
+    /// The same, and it does no harm to ask again.
+    Read(oneshot::Receiver<Answer>),
 }
 
 impl Soon {
     async fn get(self) -> Result<Answer, Error> {
         match self {
             Self::Now(answer) => Ok(answer),
-            Self::Later(answer) => answer.await.map_err(|_| Error::NoAnswer),
+            Self::Later(answer) | Self::Read(answer) => answer.await.map_err(|_| Error::NoAnswer),
+        }
+    }
+
+    /// Beside others: a read that takes longer does not hold them up.
+    async fn get_by(self, patience: Instant) -> Result<Answer, Error> {
+        match self {
+            Self::Read(answer) => match timeout_at(patience, answer).await {
+                Ok(answer) => answer.map_err(|_| Error::NoAnswer),
+                Err(_) => Ok(Answer::Refused(Refusal::NotHome)),
+            },
+            other => other.get().await,
         }
     }
 }
@@ -50,8 +69,9 @@ impl Cache {
             requests.into_iter().map(|request| self.begin(from, request)).collect::<Result<Vec<_>, _>>()?;
         let mut answers = Vec::with_capacity(soon.len());
         let mut bytes = 0;
+        let patience = Instant::now() + MANY_WAIT;
         for answer in soon {
-            let answer = answer.get().await?;
+            let answer = answer.get_by(patience).await?;
             let size = value_bytes(&answer);
             let fits = bytes == 0 || bytes + size <= ANSWER_BYTES_MAX;
             bytes += size;
@@ -75,7 +95,7 @@ impl Cache {
             }
             Request::Inspect { key } => Answer::Place(place(state, &key, now)),
             Request::Bequest { from: leaver, ring_epoch, lines } => {
-                state.home.inherit(leaver, ring_epoch, lines)
+                state.home.inherit(leaver, ring_epoch, lines, now)
             }
             Request::Return { to, key, grant, written } => {
                 let (answer, outputs) = state.home.returned(from, to, &key, grant, written, now);
@@ -84,12 +104,16 @@ impl Cache {
             }
             Request::Many(_) | Request::Follow(_) => return Err(Error::Malformed),
             Request::Read { .. } | Request::Write { .. } | Request::Load { .. } => {
-                let is_load = matches!(request, Request::Load { .. });
-                let place = if is_load { state.parked.loader() } else { state.parked.caller() };
-                return Ok(Soon::Later(match place {
+                let place = match &request {
+                    Request::Load { load, .. } => state.parked.loader(load.key.clone()),
+                    _ => state.parked.caller(),
+                };
+                let is_read = matches!(request, Request::Read { .. });
+                let answer = match place {
                     Ok(parked) => self.park(state, parked, from, request),
                     Err(refused) => refused,
-                }));
+                };
+                return Ok(if is_read { Soon::Read(answer) } else { Soon::Later(answer) });
             }
             Request::Flush { .. } | Request::Seal { .. } => {
                 let parked = state.parked.caller_anyway();

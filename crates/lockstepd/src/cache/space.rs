@@ -150,7 +150,7 @@ impl Cache {
     fn load_here(&self, load: Load) -> oneshot::Receiver<Answer> {
         let now = self.now();
         let mut state = self.lock();
-        let (tag, answer) = match state.parked.loader() {
+        let (tag, answer) = match state.parked.loader(load.key.clone()) {
             Ok(parked) => parked,
             Err(refused) => return refused,
         };

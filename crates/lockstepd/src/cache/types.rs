@@ -71,9 +71,12 @@ pub enum Error {
     /// The sum does not fit.
     #[error("out of range")]
     OutOfRange,
-    /// The home remembers as many requests, or holds as many bytes, as it may; nothing was done.
+    /// The home holds as many bytes as it may; nothing was done.
     #[error("full")]
     Full,
+    /// The home remembers as many requests as it may; nothing was done.
+    #[error("memo full")]
+    MemoFull,
     /// As many requests wait at the home as may; nothing was done.
     #[error("overloaded")]
     Overloaded,

@@ -198,6 +198,7 @@ fn refused(refusal: Refusal, maybe: bool) -> Attempt {
         // A home that does not know the namespace is behind the log: it was looked at before.
         Refusal::NotHome | Refusal::NoNamespace | Refusal::Owned => return Attempt::NotDone,
         Refusal::Full => Error::Full,
+        Refusal::MemoFull => Error::MemoFull,
         Refusal::Overloaded => Error::Overloaded,
         Refusal::NoLease => Error::HomeUnavailable,
     };

@@ -45,6 +45,9 @@ impl FromRequest<Arc<Gate>> for Raw {
     async fn from_request(request: Request, gate: &Arc<Gate>) -> Result<Self, Fault> {
         let limits = gate.api()?.limits;
         let (parts, body) = request.into_parts();
+        if parts.uri.query().is_some_and(|query| !query.is_empty()) {
+            return Err(Fault::bad("This route takes no query; put everything into the body."));
+        }
         // What says that it is too large need not be read, nor waited for.
         if body.size_hint().lower() > limits.body_bytes_max as u64 {
             return Err(too_large(limits.body_bytes_max));

@@ -116,7 +116,8 @@ pub(super) fn not_ready(body: Response) -> Response {
 
 /// The status that says "you have it already".
 pub(super) fn not_modified(etag: HeaderValue) -> Response {
-    (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()
+    let no_store = HeaderValue::from_static("no-store");
+    (StatusCode::NOT_MODIFIED, [(header::ETAG, etag), (header::CACHE_CONTROL, no_store)]).into_response()
 }
 
 const UNKNOWN: &str = "It may have been done. Ask again with the same request_id: it gets the first answer.";
@@ -317,6 +318,7 @@ impl From<cache::Error> for Fault {
                 Code::Overloaded,
                 "As many requests wait at this key's home as may, and nothing was done. Ask again after a pause.",
             ),
+            cache::Error::MemoFull => lockstep_core::Refusal::MemoFull.into(),
             cache::Error::Full => Self::new(
                 Code::CacheFull,
                 "The key's home holds as much as it may until others have forgotten what it evicts. Ask again after a pause.",

@@ -86,6 +86,7 @@ async fn every_bad_request_gets_its_code_and_names_what_is_wrong() {
     let big_value = format!(r#"{{"key":"k","value":"{}"}}"#, "x".repeat(1025));
     let cases: &[(&str, &str, u16, &str, &str)] = &[
         ("/lock/acquire", "", 400, "bad_request", "EOF"),
+        ("/cache/set?namespace=n", r#"{"key":"k","value":1}"#, 400, "bad_request", "query"),
         ("/lock/acquire", "{", 400, "bad_request", "EOF"),
         ("/lock/acquire", "[]", 400, "bad_request", "object"),
         ("/lock/acquire", r#" ["n","o","exclusive",30000,0,"id"]"#, 400, "bad_request", "object"),

@@ -18,11 +18,14 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::frame::Frame;
-use super::outgoing::{Connection, PART, make_room};
+use super::outgoing::{Connection, KEEP, PART, make_room};
 use super::{Error, Handler, Service, Settings};
 
 /// Requests that one connection may have waiting at once; above it, it is not read.
-const WAITING_MAX: usize = 16_384;
+const WAITING_MAX: usize = 1 << 17;
+
+/// Bytes of answers that are written before anything else is looked at.
+const FLUSH: usize = 1 << 20;
 
 type Handlers = BTreeMap<Service, Arc<dyn Handler>>;
 
@@ -33,7 +36,7 @@ pub(super) async fn serve(connection: Connection, from: NodeId, handlers: Arc<Ha
     let mut cancels: BTreeMap<u64, oneshot::Sender<()>> = BTreeMap::new();
     let mut output = BytesMut::new();
     loop {
-        loop {
+        while output.len() < FLUSH {
             match Frame::read(&mut input) {
                 Ok(Some(Frame::Request { id, service, payload })) => {
                     let (cancel, cancelled) = oneshot::channel();
@@ -65,7 +68,15 @@ pub(super) async fn serve(connection: Connection, from: NodeId, handlers: Arc<Ha
                     return;
                 }
             }
+            let is_full = output.len() >= FLUSH;
             output.clear();
+            if output.capacity() > KEEP {
+                output = BytesMut::new();
+            }
+            if is_full {
+                // There may be more requests that have come already.
+                continue;
+            }
         }
         make_room(&mut input);
         tokio::select! {
@@ -74,7 +85,9 @@ pub(super) async fn serve(connection: Connection, from: NodeId, handlers: Arc<Ha
                 cancels.remove(&id);
                 reply(&mut output, id, answer);
                 // Answers that became ready together leave in one write.
-                while let Poll::Ready(Some((id, answer))) = futures::poll!(waiting.next()) {
+                while output.len() < FLUSH
+                    && let Poll::Ready(Some((id, answer))) = futures::poll!(waiting.next())
+                {
                     cancels.remove(&id);
                     reply(&mut output, id, answer);
                 }

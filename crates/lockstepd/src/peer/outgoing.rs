@@ -313,7 +313,7 @@ pub(super) const PART: usize = 64 * 1024;
 /// Room for what one read may bring: many small frames.
 const READ: usize = 16 * 1024;
 /// Buffers above this are given back after a burst.
-const KEEP: usize = 256 * 1024;
+pub(super) const KEEP: usize = 256 * 1024;
 
 /// A call in flight; dropping it unanswered tells the peer to stop.
 struct Pending {

@@ -55,7 +55,7 @@ fn quick() -> Settings {
     Settings {
         reconnect_max: Duration::from_millis(100),
         ping_every: Duration::from_millis(50),
-        silence_max: Duration::from_millis(200),
+        silence_max: Duration::from_secs(1),
         ..Settings::default()
     }
 }

@@ -176,3 +176,32 @@ async fn a_guard_with_an_older_token_is_fenced_at_the_home() {
     let lost = json!({"key": "k2", "value": 1, "guard": {"lock": "l", "token": tokens[0], "strict": true}});
     refused(one, "/cache/set", lost, 412, "fenced").await;
 }
+
+#[tokio::test]
+async fn every_command_about_the_cache_does_what_it_says() {
+    let cluster = Cluster::start(1).await;
+    let url = format!("http://127.0.0.1:{}", cluster.http(1).port);
+    let run = async |args: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        let done = command.arg("cache").args(args).args(["--url", &url]).output().await.unwrap();
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{args:?}: {out}{err}");
+        out.into_owned()
+    };
+    for (args, says) in [
+        (&["set", "k1", "v1"][..], "."),
+        (&["get", "k1"], "v1"),
+        (&["incr", "n"], "1"),
+        (&["mset", "a=1", "b=2"], "."),
+        (&["mget", "k1", "a", "n"], "v1"),
+        (&["load", "new"], ""),
+        (&["namespace", "ns", "--write", "back"], "back"),
+        (&["line", "k1"], "S"),
+        (&["stats"], "local_hits"),
+        (&["delete", "k1"], ""),
+        (&["flush"], ""),
+    ] {
+        let printed = run(args).await;
+        assert!(printed.contains(says), "{args:?} printed {printed:?}");
+    }
+}

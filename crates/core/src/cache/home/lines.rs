@@ -140,16 +140,22 @@ impl Line {
     pub(super) fn take(&mut self, held: Held, now: Millis) {
         self.version = held.version;
         self.deadline = held.left.map(|left| now.plus(left));
-        self.value = (held.left != Some(Millis(0))).then_some(held.value);
+        self.put((held.left != Some(Millis(0))).then_some(held.value));
         self.owner = None;
     }
 
     /// The value is gone, and whoever owned it can read it no more.
     pub(super) fn lose(&mut self) {
-        self.value = None;
+        self.put(None);
         self.deadline = None;
         self.owner = None;
         self.sharers.clear();
+    }
+
+    /// Another value; what was made of the former one goes with it.
+    pub(super) fn put(&mut self, value: Option<Bytes>) {
+        self.value = value;
+        self.note = None;
     }
 
     /// The right to fill, unless its time has passed.
@@ -166,6 +172,11 @@ impl Line {
     /// Whether it goes to another home as soon as no sharer can read it.
     pub(super) fn is_leaving(&self) -> bool {
         matches!(self.pending, Some(Pending { why: Why::Leave, .. }))
+    }
+
+    /// Bytes that it takes, as of when it was last settled.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
     }
 
     fn is_idle(&self) -> bool {
@@ -247,6 +258,8 @@ pub(super) struct Lines {
     evicting: usize,
     /// Where the sweep for flushed lines goes on.
     sweep: Option<Key>,
+    /// Keys that may have a note.
+    noted: BTreeSet<Key>,
 }
 
 impl Lines {
@@ -366,9 +379,29 @@ impl Lines {
         }
     }
 
+    /// Attaches a note to a value.
+    pub(super) fn note(&mut self, key: &Key, version: Version, note: Bytes) {
+        if let Some(line) = self.get_mut(key) {
+            line.note = Some((version, note));
+            self.noted.insert(key.clone());
+            self.settle(key, false);
+        }
+    }
+
+    /// Drops a note, before any value has to go; whether there may have been one.
+    pub(super) fn drop_note(&mut self) -> bool {
+        let Some(key) = self.noted.pop_first() else { return false };
+        if let Some(line) = self.by_key.get_mut(&key) {
+            line.note = None;
+            self.settle(&key, false);
+        }
+        true
+    }
+
     /// Drops a line and all that is known of it.
     pub(super) fn remove(&mut self, key: &str) -> Option<Line> {
         let line = self.by_key.remove(key)?;
+        self.noted.remove(key);
         self.bytes -= line.cost;
         if let Some(space) = self.spaces.get_mut(space::of(key)) {
             space.idle.remove(&line.age);

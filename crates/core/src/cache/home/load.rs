@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::lines::{Fill, Loader, Queued};
+use super::lines::{Fill, Line, Loader, Queued};
 use super::{Home, Output};
 use crate::cache::message::{Addressee, Answer, Load, Refusal, Value};
 use crate::cache::{Key, Tag, Version};
@@ -41,8 +41,11 @@ impl Home {
     pub(super) fn seek(&mut self, tag: Tag, load: &Load, now: Millis, outputs: &mut Vec<Output>) {
         let until = now.plus(load.wait);
         self.lines.entry(&load.key).loaders.push_back(Loader { tag, lease: load.lease, until });
-        self.loads_due.insert((until, load.key.clone()));
         self.tend_loads(&load.key, now, outputs);
+        let waits = |line: &Line| line.loaders.iter().any(|loader| loader.tag == tag);
+        if self.lines.get(&load.key).is_some_and(waits) {
+            self.loads_due.insert((until, load.key.clone()));
+        }
     }
 
     pub(super) fn tend_due_loads(&mut self, now: Millis, outputs: &mut Vec<Output>) {
@@ -53,6 +56,18 @@ impl Home {
             self.tend_loads(&key, now, outputs);
             self.lines.settle(&key, false);
         }
+    }
+
+    /// Whoever was told to fill `key` in under `token` has gone: the right passes on.
+    pub fn abandon_fill(&mut self, key: &Key, token: Version, now: Millis) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        if let Some(line) = self.lines.get_mut(key)
+            && line.fill.take_if(|fill| fill.token == token).is_some()
+        {
+            self.tend_loads(key, now, &mut outputs);
+            self.lines.settle(key, false);
+        }
+        outputs
     }
 
     /// Tells those who wait at a line what there is to tell.

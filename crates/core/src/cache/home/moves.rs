@@ -34,7 +34,7 @@ pub(super) struct Moves {
     /// What each member has handed over under the current ring, before everything is settled.
     arrived: BTreeMap<NodeId, Arrived>,
     /// What a home that leaves has sent ahead, and under which ring.
-    bequests: BTreeMap<Origin, (u64, Vec<Moved>)>,
+    bequests: BTreeMap<Origin, Bequest>,
     /// Members that wait for our seal.
     seals: Vec<Seal>,
 }
@@ -59,6 +59,13 @@ struct Arrived {
 struct Line {
     moved: Moved,
     deadline: Option<Millis>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Bequest {
+    ring_epoch: u64,
+    lines: Vec<Line>,
+    bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -194,14 +201,19 @@ impl Home {
     }
 
     /// `from` leaves, and these lines are ours if the ring after `ring_epoch` is the same without it.
-    pub fn inherit(&mut self, from: Origin, ring_epoch: u64, lines: Vec<Moved>) -> Answer {
-        let bytes = |lines: &[Moved]| lines.iter().map(|m| m.key.len() + m.held.value.len()).sum::<usize>();
-        let (of, had) = self.moves.bequests.entry(from).or_default();
-        if *of != ring_epoch {
-            (*of, *had) = (ring_epoch, Vec::new());
+    pub fn inherit(&mut self, from: Origin, ring_epoch: u64, lines: Vec<Moved>, now: Millis) -> Answer {
+        let bequest = self.moves.bequests.entry(from).or_default();
+        if bequest.ring_epoch != ring_epoch {
+            *bequest = Bequest { ring_epoch, ..Bequest::default() };
         }
-        if ring_epoch == self.tenure.ring_epoch() && bytes(had) < self.bytes_max {
-            had.extend(lines);
+        for moved in lines {
+            let is_welcome = ring_epoch == self.tenure.ring_epoch() && bequest.bytes < self.bytes_max;
+            if is_welcome {
+                bequest.bytes += moved.key.len() + moved.held.value.len() + MOVED_BYTES;
+                // It may be long before the ring changes.
+                let deadline = moved.held.left.map(|left| now.plus(left));
+                bequest.lines.push(Line { moved, deadline });
+            }
         }
         Answer::Taken
     }
@@ -244,6 +256,10 @@ impl Home {
         // Those that their new home may have served are old by now.
         self.moves.out.retain(|_, parcel| parcel.told_all.is_none());
         self.take_back(now, outputs);
+        // Who leaves decides anew as well: what it would have sent ahead may be another's by now.
+        for parcel in std::mem::take(&mut self.moves.bequeathed).into_values() {
+            parcel.lines.iter().for_each(|line| self.route(line.at(now), now, outputs));
+        }
         self.take_bequests(before, now);
         self.move_out(now, outputs);
     }
@@ -269,10 +285,11 @@ impl Home {
 
     fn take_bequests(&mut self, before: &[Origin], now: Millis) {
         let (epoch, after) = (self.tenure.ring_epoch(), self.tenure.origins().collect::<Vec<_>>());
-        for (leaver, (of, lines)) in std::mem::take(&mut self.moves.bequests) {
+        for (leaver, bequest) in std::mem::take(&mut self.moves.bequests) {
             let rest = before.iter().copied().filter(|origin| *origin != leaver);
-            let is_expected = epoch == of + 1 && before.contains(&leaver) && rest.eq(after.iter().copied());
-            if is_expected {
+            let is_next = epoch == bequest.ring_epoch.saturating_add(1);
+            if is_next && before.contains(&leaver) && rest.eq(after.iter().copied()) {
+                let lines = bequest.lines.iter().map(|line| line.at(now)).collect();
                 self.install(leaver.node, lines, now);
             }
         }
@@ -390,6 +407,10 @@ impl Home {
     /// still, until that one's membership has ended and another ring makes the question moot.
     pub fn seal(&mut self, tag: Tag, from: NodeId, to: Addressee, have: u64, now: Millis) -> Vec<Output> {
         let mut outputs = Vec::new();
+        // Who asks again no longer waits for the first answer.
+        for seal in self.moves.seals.extract_if(.., |seal| seal.from == from) {
+            outputs.push(Output::Answer { tag: seal.tag, answer: Answer::Refused(Refusal::NotHome) });
+        }
         self.moves.seals.push(Seal { tag, from, to, have });
         self.answer_seals(now, &mut outputs);
         outputs

@@ -45,14 +45,17 @@ impl Home {
         })
     }
 
-    /// Attaches something to the value of `key`, if it still has this version. It is counted.
+    /// Attaches something to the value of `key`, if it still has this version, and there is room that
+    /// no value is likely to need soon. It is counted.
     pub fn annotate(&mut self, key: &Key, version: Version, note: Bytes) {
-        if let Some(line) = self.lines.get_mut(key)
+        let has_room = |namespace, max: usize| self.lines.staying(namespace) + note.len() <= max / 16 * 15;
+        if has_room(None, self.bytes_max)
+            && has_room(Some(space::of(key)), self.share(key))
+            && let Some(line) = self.lines.get_mut(key)
             && line.value.is_some()
             && line.version == version
         {
-            line.note = Some((version, note));
-            self.lines.settle(key, false);
+            self.lines.note(key, version, note);
         }
     }
 

@@ -8,6 +8,8 @@ use crate::cache::tenure::View;
 use crate::names::Incarnation;
 
 mod evicted;
+mod leaving;
+mod memory;
 mod vanished;
 
 const HOME: NodeId = NodeId(1);

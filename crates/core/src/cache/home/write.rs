@@ -154,7 +154,7 @@ impl Home {
         if !keeps_deadline {
             line.deadline = writing.write.ttl.or(default_ttl).map(|ttl| now.plus(ttl));
         }
-        line.value = next.value;
+        line.put(next.value);
         let how = if line.value.is_some() { feed::Change::Set } else { feed::Change::Deleted };
         outputs.push(news(key, line.version, how));
         let answer = match next.sum {
@@ -169,13 +169,13 @@ impl Home {
 
     /// Tells the caller, and retries that wait for the same outcome.
     pub(super) fn finish(&mut self, writing: Writing, answer: Answer, outputs: &mut Vec<Output>) {
-        let id = writing.write.request_id.as_deref();
+        let (key, id) = (&writing.write.key, writing.write.request_id.as_deref());
         let also = match (&answer, id) {
             (_, None) => Vec::new(),
             (Answer::Refused(Refusal::NotHome | Refusal::Guard(Fence::GuardUnproven)), Some(id)) => {
-                self.memo.forget(id)
+                self.memo.forget(key, id)
             }
-            (_, Some(id)) => self.memo.finish(id, &answer),
+            (_, Some(id)) => self.memo.finish(key, id, &answer),
         };
         outputs.extend(also.into_iter().map(|tag| Output::Answer { tag, answer: answer.clone() }));
         outputs.push(Output::Answer { tag: writing.tag, answer });
@@ -193,6 +193,10 @@ impl Home {
     pub(super) fn make_room(&mut self, key: &str, now: Millis, outputs: &mut Vec<Output>) {
         let namespace = space::of(key);
         let share = self.share(key);
+        let is_much = |home: &Self| {
+            home.lines.staying(Some(namespace)) > share || home.lines.staying(None) > home.bytes_max
+        };
+        while is_much(self) && self.lines.drop_note() {}
         while self.lines.staying(Some(namespace)) > share && self.evict(Some(namespace), key, now, outputs) {}
         while self.lines.staying(None) > self.bytes_max && self.evict(None, key, now, outputs) {}
     }
@@ -200,8 +204,7 @@ impl Home {
     /// Whether there was anything to evict, for the sake of `new`.
     fn evict(&mut self, namespace: Option<&str>, new: &str, now: Millis, outputs: &mut Vec<Output>) -> bool {
         let Some(key) = self.lines.victim(namespace, new) else { return false };
-        let value = self.lines.get(&key).and_then(|line| line.value.as_ref()).map_or(0, Bytes::len);
-        let cost = lines::cost(&key, value);
+        let cost = self.lines.get(&key).map_or(0, Line::cost);
         self.lines.evicting(&key, cost, true);
         self.begin(&key, Why::Evict(cost), now, outputs);
         self.go_on(&key, now, outputs);

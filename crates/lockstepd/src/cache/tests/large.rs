@@ -4,9 +4,9 @@ use lockstep_core::cache::space::join;
 
 use super::*;
 
-const VALUES: usize = 24;
-/// Half of what a frame between nodes may carry.
-const MESSAGE: u64 = 32 << 20;
+const VALUES: usize = 12;
+/// Far less than a frame between nodes may carry, and than all of the values are.
+const MESSAGE: u64 = 20 << 20;
 
 fn keys(cluster: &Cluster, namespace: &str) -> Vec<Key> {
     let is_home = |key: &Key| cluster.nodes[&1].lock().home.home_of(key).unwrap().node.0 == 1;

@@ -15,20 +15,30 @@ use crate::http::names::{guard, request_id, within};
 use crate::http::{Api, Shared, fresh};
 use crate::router::Claim;
 
+/// Bytes of values in one answer.
+const VALUES_BYTES_MAX: usize = 64 << 20;
+
+const TOO_MUCH: &str = "The values before this one fill the answer (64 MiB). Ask for this key and those behind it in another request.";
+
 pub(crate) async fn mget(State(gate): Shared, body: Json<wire::MultiGet>) -> Result<Response, Fault> {
     let api = gate.api()?;
-    let wire::MultiGet { keys, namespace } = body.value;
+    let wire::MultiGet { keys, namespace, request_id: _ } = body.value;
     within("The number of keys", keys.len() as u64, 1, BATCH_MAX as u64)?;
     let namespace = known(api, namespace).await?;
     let named: Vec<_> = keys.into_iter().map(|key| Named::new("keys", key, &namespace)).collect();
     let good: Vec<Key> = named.iter().flatten().map(|named| named.key.clone()).collect();
     let mut found = api.cache.get_many(&good, api.limits.request_time).await.into_iter();
+    let mut bytes = 0;
     let one = |named: Result<Named, Fault>| {
         let named = named?;
         let entry = found.next().unwrap_or(Ok(None))?;
         let entry = entry.ok_or_else(|| {
             Fault::new(Code::Miss, "There is no value under this key.").with("key", named.text.clone())
         })?;
+        bytes += entry.value.len();
+        if bytes > VALUES_BYTES_MAX {
+            return Err(Fault::new(Code::PayloadTooLarge, TOO_MUCH).with("key", named.text.clone()));
+        }
         Ok(value(&named.text, &entry))
     };
     Ok(results(named.into_iter().map(one)))

@@ -27,7 +27,7 @@ pub(crate) async fn open(State(gate): Shared, body: Json<wire::NearOpen>) -> Res
 
 pub(crate) async fn get(State(gate): Shared, body: Json<wire::NearGet>) -> Result<Response, Fault> {
     let api = gate.api()?;
-    let wire::NearGet { client, key, namespace } = body.value;
+    let wire::NearGet { client, key, namespace, request_id: _ } = body.value;
     let named = Named::new("key", key, &known(api, namespace).await?)?;
     let Lent { entry, lease: of } =
         api.cache.near_get(&client, &named.key, api.limits.request_time).await??;
@@ -41,7 +41,7 @@ pub(crate) async fn get(State(gate): Shared, body: Json<wire::NearGet>) -> Resul
 
 pub(crate) async fn sync(State(gate): Shared, body: Json<wire::NearSync>) -> Result<Response, Fault> {
     let api = gate.api()?;
-    let wire::NearSync { client, acked, wait_ms } = body.value;
+    let wire::NearSync { client, acked, wait_ms, request_id: _ } = body.value;
     let wait = Duration::from_millis(within("wait_ms", wait_ms, 0, WAIT_MS_MAX)?.0);
     let NearNews { notes, leases } = api.cache.near_sync(&client, acked, wait).await?;
     let forget = notes.into_iter().map(|note| word(note.seq, &note.subject)).collect();

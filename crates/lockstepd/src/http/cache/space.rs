@@ -115,7 +115,8 @@ pub(crate) async fn line(
     let at_home = at_home.unwrap_or_default();
     let node = |(node, place): &(NodeId, Option<Place>)| {
         let copy = place.as_ref().and_then(|place| place.copy.clone());
-        let as_home = place.as_ref().and_then(|place| place.line.clone()).filter(|line| line.owner.is_none());
+        let line = place.as_ref().and_then(|place| place.line.clone());
+        let as_home = line.filter(|line| line.owner.is_none() && line.version.is_some());
         let version = copy.as_ref().map_or(as_home.as_ref().and_then(|l| l.version), |copy| copy.version);
         let state = match (&copy, &as_home) {
             (Some(copy), _) => copy.state,
@@ -143,7 +144,12 @@ pub(crate) async fn line(
     }))
 }
 
-pub(crate) async fn stats(State(gate): Shared) -> Result<Response, Fault> {
+/// A query that says nothing.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+pub(crate) async fn stats(State(gate): Shared, Query(Nothing {}): Query<Nothing>) -> Result<Response, Fault> {
     let figures = gate.api()?.cache.figures();
     let mut shown: serde_json::Map<String, serde_json::Value> =
         figures.plain.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();

@@ -206,7 +206,7 @@ impl World {
             }
             Packet::Bequest { to, from, ring_epoch, lines } => {
                 seen.moved += lines.len() as u64;
-                self.nodes.get_mut(&to).unwrap().home.inherit(from, ring_epoch, lines);
+                self.nodes.get_mut(&to).unwrap().home.inherit(from, ring_epoch, lines, now);
             }
             Packet::Heard { to, incarnation, ring_epoch, sent } => {
                 let node = self.nodes.get_mut(&to).unwrap();

@@ -374,7 +374,7 @@ impl World {
         let (origin, ring_epoch) = (tenure.origin(), tenure.ring_epoch());
         for (heir, lines) in self.nodes[&node].home.bequests(now) {
             if let Some(heir) = self.reach(node, heir) {
-                heir.home.inherit(origin, ring_epoch, lines);
+                heir.home.inherit(origin, ring_epoch, lines, now);
             }
         }
         self.drop_member(node);

@@ -1,0 +1,44 @@
+//! What a home keeps beside values: rights to fill, request ids, what was made of a value.
+
+use super::*;
+use crate::cache::message::Load;
+
+#[test]
+fn whoever_was_to_fill_a_value_in_and_has_gone_holds_nobody_up() {
+    let mut home = home();
+    let load = |wait| Load { key: "k".into(), lease: Millis(60_000), wait: Millis(wait) };
+    let first = home.load(1, None, load(0), T0);
+    let [Output::Answer { answer: Answer::Fill { token, .. }, .. }] = first[..] else { panic!("{first:?}") };
+    assert!(home.load(2, None, load(5_000), T0).is_empty(), "it waits");
+    let next = home.abandon_fill(&"k".into(), token, T0);
+    assert!(matches!(next[..], [Output::Answer { tag: 2, answer: Answer::Fill { .. } }]), "{next:?}");
+    assert!(home.abandon_fill(&"k".into(), token, T0).is_empty(), "it was over");
+}
+
+#[test]
+fn what_is_made_of_a_value_goes_with_it_and_never_evicts_one() {
+    let mut home = Home::new(NodeId(1), 10_000);
+    home.set_view(&view(1, Some((1, 1)), &[(HOME, 1)], Millis(100_000)), T0);
+    home.write_own(98, set("k", "x".repeat(400).as_str()), T0);
+    home.annotate(&"k".into(), Version { epoch: 1, counter: 1 }, Bytes::from(vec![b'n'; 420]));
+    assert!(home.note("k", T0).is_some() && home.bytes() > 1_100);
+    home.write_own(99, set("k", "y"), T0);
+    assert!(home.note("k", T0).is_none() && home.bytes() < 400);
+    for n in 0..12 {
+        home.write_own(n, set(&format!("k{n}"), "x".repeat(400).as_str()), T0);
+        let version = home.read_own(&format!("k{n}"), T0).unwrap().unwrap().version;
+        home.annotate(&format!("k{n}").into(), version, Bytes::from(vec![b'n'; 420]));
+    }
+    assert!(home.bytes() <= 10_000 && home.len() == 13, "{} bytes of {} lines", home.bytes(), home.len());
+}
+
+#[test]
+fn an_id_is_one_for_each_key() {
+    let mut home = home();
+    let named = |key, value| Write { request_id: Some("r".into()), ..set(key, value) };
+    let a = home.write_own(1, named("a", "1"), T0);
+    let b = home.write_own(2, named("b", "2"), T0);
+    assert_eq!((answers(&a), answers(&b)), (vec![(1, written(1, 1))], vec![(2, written(1, 2))]));
+    let again = home.write_own(3, named("a", "1"), T0);
+    assert_eq!(answers(&again), [(3, written(1, 1))]);
+}
