@@ -3,14 +3,14 @@
 //!
 //! Every function that is given the state runs under its lock and never waits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use lockstep_core::Millis;
 use lockstep_core::cache::copy::AskAgain;
-use lockstep_core::cache::message::{Addressee, Answer, Order, Refusal, Request, Wish};
+use lockstep_core::cache::message::{Addressee, Answer, Forget, Order, Refusal, Request, Wish};
 use lockstep_core::cache::{Key, copy, home};
 use lockstep_core::names::{NodeId, Origin};
 use tokio::sync::Notify;
@@ -47,13 +47,14 @@ pub(super) struct Outbox {
 
 impl Cache {
     pub(super) fn carry_out_home(&self, state: &mut State, outputs: Vec<home::Output>) {
-        for output in outputs {
+        let mut outputs = VecDeque::from(outputs);
+        while let Some(output) = outputs.pop_front() {
             match output {
                 home::Output::Answer { tag, answer } => {
                     if let Some((caller, load)) = state.parked.take_caller(tag)
                         && let Err(answer) = caller.send(answer)
                     {
-                        self.not_delivered(state, load, &answer);
+                        outputs.extend(self.not_delivered(state, load, &answer));
                     }
                 }
                 home::Output::Forget { to, order } if to == self.node => {
@@ -85,11 +86,10 @@ impl Cache {
     }
 
     /// A caller that has gone does not mind; but others may wait for what it was to fill in.
-    fn not_delivered(&self, state: &mut State, load: Option<Key>, answer: &Answer) {
-        if let (Some(key), Answer::Fill { token, .. }) = (load, answer) {
-            let outputs = state.home.abandon_fill(&key, *token, self.now());
-            self.carry_out_home(state, outputs);
-        }
+    fn not_delivered(&self, state: &mut State, load: Option<Key>, answer: &Answer) -> Vec<home::Output> {
+        let (Some(key), Answer::Fill { token, .. }) = (load, answer) else { return Vec::new() };
+        let State { home, parked, .. } = state;
+        home.abandon_fill(&key, *token, |tag| parked.is_waiting(tag), self.now())
     }
 
     pub(super) fn carry_out_copies(&self, state: &mut State, outputs: Vec<copy::Output>) {
@@ -164,7 +164,8 @@ impl Cache {
             }
             let batch: Vec<Order> = unanswered.drain(..unanswered.len().min(BATCH)).collect();
             let requests = batch.iter().cloned().map(Request::Forget).collect();
-            match self.call_many(to, requests, FORGET_TIMEOUT).await {
+            let patience = if batch.iter().any(is_recall) { READ_TIMEOUT } else { FORGET_TIMEOUT };
+            match self.call_many(to, requests, patience).await {
                 Ok(answers) => self.take_answers(to, &batch, answers),
                 Err(_) => {
                     unanswered.extend(batch);
@@ -194,9 +195,10 @@ impl Cache {
     }
 
     /// Near clients still read it there. They say so when they have forgotten; if that is lost, the
-    /// orders are sent again.
+    /// orders are sent again. What was recalled did perhaps not fit the answer.
     async fn ask_again(&self, to: NodeId, orders: Vec<Order>) {
-        tokio::time::sleep(FORGET_TIMEOUT).await;
+        let pause = if orders.iter().any(is_recall) { RETRY } else { FORGET_TIMEOUT };
+        tokio::time::sleep(pause).await;
         let mut state = self.lock();
         for order in orders {
             if state.home.awaits(to, order.seq) {
@@ -207,23 +209,25 @@ impl Cache {
 
     /// Gives these lines back, one message at a time: repeats until the home has answered for each, or
     /// its process is no more.
-    async fn give_back(&self, home: Origin, mut lines: Vec<(Key, u64)>) {
+    async fn give_back(&self, home: Origin, lines: Vec<(Key, u64)>) {
+        let mut lines = VecDeque::from(lines);
         while !lines.is_empty() {
+            let before = lines.len();
             let (batch, requests, is_member) = self.next_returns(home, &mut lines);
-            if requests.is_empty() {
-                continue;
-            }
-            let answers = self.call_many(home.node, requests, READ_TIMEOUT).await.unwrap_or_default();
-            let is_answered = !answers.is_empty();
+            let answers = if is_member && !requests.is_empty() {
+                self.call_many(home.node, requests, READ_TIMEOUT).await.unwrap_or_default()
+            } else {
+                Vec::new()
+            };
             let mut answers = answers.into_iter();
             for (key, grant) in batch {
                 if matches!(answers.next(), Some(Answer::Returned)) || !is_member {
                     self.lock().copies.returned(&key, grant);
                 } else {
-                    lines.push((key, grant));
+                    lines.push_back((key, grant));
                 }
             }
-            if !is_answered {
+            if lines.len() == before {
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -233,7 +237,7 @@ impl Cache {
     fn next_returns(
         &self,
         home: Origin,
-        lines: &mut Vec<(Key, u64)>,
+        lines: &mut VecDeque<(Key, u64)>,
     ) -> (Vec<(Key, u64)>, Vec<Request>, bool) {
         let now = self.now();
         let state = self.lock();
@@ -241,7 +245,7 @@ impl Cache {
         let (mut batch, mut requests) = (Vec::new(), Vec::new());
         while batch.len() < BATCH
             && bytes < RETURN_BYTES
-            && let Some((key, grant)) = lines.pop()
+            && let Some((key, grant)) = lines.pop_front()
         {
             if let Some(written) = state.copies.returning(&key, grant, now) {
                 bytes += written.as_ref().map_or(0, |held| held.value.len());
@@ -364,14 +368,21 @@ impl Cache {
 /// What others wait for goes ahead of what may carry much.
 fn lane(request: &Request) -> Lane {
     match request {
-        Request::Forget(_)
-        | Request::Forgotten { .. }
-        | Request::Renew { .. }
-        | Request::Guard { .. }
-        | Request::Fence { .. } => Lane::Control,
-        Request::Many(requests) => requests.first().map_or(Lane::Control, lane),
-        _ => Lane::Request,
+        Request::Many(requests) if requests.iter().any(|one| lane(one) == Lane::Request) => Lane::Request,
+        // The answer to a recall may be a large value.
+        Request::Forget(order) if is_recall(order) => Lane::Request,
+        Request::Read { .. }
+        | Request::Load { .. }
+        | Request::Write { .. }
+        | Request::Return { .. }
+        | Request::Bequest { .. }
+        | Request::Follow(_) => Lane::Request,
+        _ => Lane::Control,
     }
+}
+
+fn is_recall(order: &Order) -> bool {
+    matches!(order.what, Forget::Owned { .. })
 }
 
 fn addressee(state: &State, home: Origin) -> Addressee {

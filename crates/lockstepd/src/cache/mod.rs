@@ -60,7 +60,7 @@ const RETRY: Duration = Duration::from_millis(25);
 const PORTIONS: usize = 8;
 
 /// How long a node that stops waits until what it owned has been given back.
-const GIVE_BACK: Duration = Duration::from_secs(4);
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// The longest pause of a request that waits for a home, unless something changes sooner.
 const PAUSE_MAX: Duration = Duration::from_millis(200);

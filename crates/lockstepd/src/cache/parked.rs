@@ -70,6 +70,17 @@ impl Parked {
         self.callers.remove(&tag).map(|caller| (caller, load))
     }
 
+    /// Whether somebody waits for that answer of the home machine still.
+    pub(super) fn is_waiting(&self, tag: Tag) -> bool {
+        self.callers.get(&tag).is_some_and(|caller| !caller.is_closed())
+    }
+
+    /// How many wait for an answer of the home machine, or did and have gone.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.callers.len()
+    }
+
     pub(super) fn take_reader(&mut self, tag: Tag) -> Option<oneshot::Sender<ReadAnswer>> {
         self.readers.remove(&tag)
     }

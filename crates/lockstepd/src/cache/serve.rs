@@ -73,8 +73,8 @@ impl Cache {
         for answer in soon {
             let answer = answer.get_by(patience).await?;
             let size = value_bytes(&answer);
-            let fits = bytes == 0 || bytes + size <= ANSWER_BYTES_MAX;
-            bytes += size;
+            let fits = bytes == 0 || size == 0 || bytes + size <= ANSWER_BYTES_MAX;
+            bytes += if fits { size } else { 0 };
             answers.push(if fits { answer } else { later(&answer) });
         }
         Ok(Answer::Many(answers))

@@ -246,6 +246,8 @@ struct Space {
     idle: BTreeMap<u64, Key>,
     /// How often it was flushed.
     generation: u64,
+    /// Keys that may have a note.
+    noted: BTreeSet<Key>,
 }
 
 /// All lines of a home.
@@ -258,8 +260,6 @@ pub(super) struct Lines {
     evicting: usize,
     /// Where the sweep for flushed lines goes on.
     sweep: Option<Key>,
-    /// Keys that may have a note.
-    noted: BTreeSet<Key>,
 }
 
 impl Lines {
@@ -383,14 +383,20 @@ impl Lines {
     pub(super) fn note(&mut self, key: &Key, version: Version, note: Bytes) {
         if let Some(line) = self.get_mut(key) {
             line.note = Some((version, note));
-            self.noted.insert(key.clone());
             self.settle(key, false);
+            if let Some(space) = self.spaces.get_mut(space::of(key)) {
+                space.noted.insert(key.clone());
+            }
         }
     }
 
-    /// Drops a note, before any value has to go; whether there may have been one.
-    pub(super) fn drop_note(&mut self) -> bool {
-        let Some(key) = self.noted.pop_first() else { return false };
+    /// Drops a note, of one namespace or of any, before a value has to go; whether there may have been one.
+    pub(super) fn drop_note(&mut self, namespace: Option<&str>) -> bool {
+        let noted = match namespace {
+            Some(name) => self.spaces.get_mut(name).map(|space| &mut space.noted),
+            None => self.spaces.values_mut().map(|space| &mut space.noted).find(|noted| !noted.is_empty()),
+        };
+        let Some(key) = noted.and_then(BTreeSet::pop_first) else { return false };
         if let Some(line) = self.by_key.get_mut(&key) {
             line.note = None;
             self.settle(&key, false);
@@ -401,9 +407,9 @@ impl Lines {
     /// Drops a line and all that is known of it.
     pub(super) fn remove(&mut self, key: &str) -> Option<Line> {
         let line = self.by_key.remove(key)?;
-        self.noted.remove(key);
         self.bytes -= line.cost;
         if let Some(space) = self.spaces.get_mut(space::of(key)) {
+            space.noted.remove(key);
             space.idle.remove(&line.age);
             space.bytes -= line.cost;
         }

@@ -58,12 +58,24 @@ impl Home {
         }
     }
 
-    /// Whoever was told to fill `key` in under `token` has gone: the right passes on.
-    pub fn abandon_fill(&mut self, key: &Key, token: Version, now: Millis) -> Vec<Output> {
+    /// Whoever was told to fill `key` in under `token` has gone: the right passes on to somebody who
+    /// waits still.
+    pub fn abandon_fill(
+        &mut self,
+        key: &Key,
+        token: Version,
+        is_waiting: impl Fn(Tag) -> bool,
+        now: Millis,
+    ) -> Vec<Output> {
         let mut outputs = Vec::new();
         if let Some(line) = self.lines.get_mut(key)
             && line.fill.take_if(|fill| fill.token == token).is_some()
         {
+            let (live, gone): (Vec<_>, Vec<_>) =
+                line.loaders.drain(..).partition(|loader| is_waiting(loader.tag));
+            line.loaders = live.into();
+            let answer = Answer::Loading { left: Millis(0) };
+            outputs.extend(gone.iter().map(|l| Output::Answer { tag: l.tag, answer: answer.clone() }));
             self.tend_loads(key, now, &mut outputs);
             self.lines.settle(key, false);
         }

@@ -1,6 +1,7 @@
 //! Remembers the outcome of writes that carried a request id, so that a retry does nothing twice.
 //!
-//! An id is one for each key: another key may have another home, which would not know it. //! It lives as long as the home's process: a retry is never sent to another one.
+//! An id is one for each key: another key may have another home, which would not know it.
+//! It lives as long as the home's process: a retry is never sent to another one.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -203,6 +203,9 @@ impl Home {
     /// `from` leaves, and these lines are ours if the ring after `ring_epoch` is the same without it.
     pub fn inherit(&mut self, from: Origin, ring_epoch: u64, lines: Vec<Moved>, now: Millis) -> Answer {
         let bequest = self.moves.bequests.entry(from).or_default();
+        if ring_epoch < bequest.ring_epoch {
+            return Answer::Taken;
+        }
         if bequest.ring_epoch != ring_epoch {
             *bequest = Bequest { ring_epoch, ..Bequest::default() };
         }
@@ -407,8 +410,9 @@ impl Home {
     /// still, until that one's membership has ended and another ring makes the question moot.
     pub fn seal(&mut self, tag: Tag, from: NodeId, to: Addressee, have: u64, now: Millis) -> Vec<Output> {
         let mut outputs = Vec::new();
-        // Who asks again no longer waits for the first answer.
-        for seal in self.moves.seals.extract_if(.., |seal| seal.from == from) {
+        // Who asks again, or under another ring, no longer waits for the first answer.
+        let is_former = |seal: &Seal| seal.from == from && seal.to.ring_epoch <= to.ring_epoch;
+        for seal in self.moves.seals.extract_if(.., |seal| is_former(seal)) {
             outputs.push(Output::Answer { tag: seal.tag, answer: Answer::Refused(Refusal::NotHome) });
         }
         self.moves.seals.push(Seal { tag, from, to, have });

@@ -193,10 +193,8 @@ impl Home {
     pub(super) fn make_room(&mut self, key: &str, now: Millis, outputs: &mut Vec<Output>) {
         let namespace = space::of(key);
         let share = self.share(key);
-        let is_much = |home: &Self| {
-            home.lines.staying(Some(namespace)) > share || home.lines.staying(None) > home.bytes_max
-        };
-        while is_much(self) && self.lines.drop_note() {}
+        while self.lines.staying(Some(namespace)) > share && self.lines.drop_note(Some(namespace)) {}
+        while self.lines.staying(None) > self.bytes_max && self.lines.drop_note(None) {}
         while self.lines.staying(Some(namespace)) > share && self.evict(Some(namespace), key, now, outputs) {}
         while self.lines.staying(None) > self.bytes_max && self.evict(None, key, now, outputs) {}
     }

@@ -89,3 +89,22 @@ async fn a_stampede_of_loads_is_bounded_and_refuses_no_read_and_no_write() {
     assert!(refused.clone().all(|(_, took)| *took < Duration::from_millis(20)));
     assert_eq!(refused.count(), 8 - WAITING);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_right_to_fill_passes_over_thousands_who_have_gone() {
+    let cluster = Cluster::new().await;
+    let (key, node) = (Key::from(cluster.key_at(1)), &cluster.nodes[&1]);
+    let load = |wait| node.load(key.clone(), Millis(1_000), wait, SECOND);
+    assert!(matches!(load(Duration::ZERO).await, Ok(Loaded::Fill { .. })));
+    let mut gone: Vec<_> = (0..10_000).map(|_| Box::pin(load(60 * SECOND))).collect();
+    for waiting in &mut gone {
+        assert!(futures::poll!(waiting).is_pending());
+    }
+    let mut live = Box::pin(load(60 * SECOND));
+    assert!(futures::poll!(&mut live).is_pending());
+    drop(gone);
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(live.await, Ok(Loaded::Fill { .. })));
+    assert!(begun.elapsed() < 2 * SECOND, "it waited {:?}", begun.elapsed());
+    assert_eq!(node.lock().parked.waiting(), 0, "nobody is left behind");
+}

@@ -10,9 +10,10 @@ fn whoever_was_to_fill_a_value_in_and_has_gone_holds_nobody_up() {
     let first = home.load(1, None, load(0), T0);
     let [Output::Answer { answer: Answer::Fill { token, .. }, .. }] = first[..] else { panic!("{first:?}") };
     assert!(home.load(2, None, load(5_000), T0).is_empty(), "it waits");
-    let next = home.abandon_fill(&"k".into(), token, T0);
-    assert!(matches!(next[..], [Output::Answer { tag: 2, answer: Answer::Fill { .. } }]), "{next:?}");
-    assert!(home.abandon_fill(&"k".into(), token, T0).is_empty(), "it was over");
+    assert!(home.load(3, None, load(5_000), T0).is_empty(), "it waits, too");
+    let next = answers(&home.abandon_fill(&"k".into(), token, |tag| tag != 2, T0));
+    assert!(matches!(next[..], [(2, Answer::Loading { .. }), (3, Answer::Fill { .. })]), "{next:?}");
+    assert!(home.abandon_fill(&"k".into(), token, |_| true, T0).is_empty(), "it was over");
 }
 
 #[test]
