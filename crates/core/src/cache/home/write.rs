@@ -188,8 +188,8 @@ impl Home {
         self.advance(key, now, outputs);
     }
 
-    /// Evicts lines that were long neither written nor read while there is too much: in the namespace of `key`, or in
-    /// all of them. Sharers first.
+    /// While there is too much, in the namespace of `key` or in all of them: drops notes, then evicts
+    /// lines that were long neither written nor read. Sharers first.
     pub(super) fn make_room(&mut self, key: &str, now: Millis, outputs: &mut Vec<Output>) {
         let namespace = space::of(key);
         let share = self.share(key);

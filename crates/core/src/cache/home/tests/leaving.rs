@@ -59,3 +59,19 @@ fn time_goes_on_for_what_was_sent_ahead() {
     let left = |key| heir.read_own(key, later).unwrap().map(|held| held.left);
     assert_eq!((left("short"), left("long")), (None, Some(Some(Millis(4_000)))));
 }
+
+#[test]
+fn a_seal_that_is_asked_for_again_is_answered_once_and_an_older_one_not_at_all() {
+    let mut home = Home::new(HOME, 1 << 20);
+    home.set_view(&view_of(3, &[1, 2]), T0);
+    let mut seal = |tag, ring_epoch| {
+        let meant = Addressee { incarnation: Incarnation(1), ring_epoch };
+        answers(&home.seal(tag, READER, meant, 0, T0))
+    };
+    let refused = |tag| (tag, Answer::Refused(Refusal::NotHome));
+    // This home does not know that ring yet.
+    assert_eq!(seal(1, 5), []);
+    assert_eq!(seal(2, 5), [refused(1)], "whoever asks again no longer waits for the first answer");
+    assert_eq!(seal(3, 3), [(3, Answer::Sealed { ring_epoch: 3, first: 0, lines: Vec::new(), more: false })]);
+    assert_eq!(seal(4, 5), [refused(2)], "the late one has taken no place");
+}

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cache::message::Load;
+use crate::command::NamespaceOp;
 
 #[test]
 fn whoever_was_to_fill_a_value_in_and_has_gone_holds_nobody_up() {
@@ -42,4 +43,33 @@ fn an_id_is_one_for_each_key() {
     assert_eq!((answers(&a), answers(&b)), (vec![(1, written(1, 1))], vec![(2, written(1, 2))]));
     let again = home.write_own(3, named("a", "1"), T0);
     assert_eq!(answers(&again), [(3, written(1, 1))]);
+}
+
+/// Makes room for three lines of 300 bytes in `s`, and says which keys have notes at the end.
+fn noted(home: &mut Home, keys: [&str; 4]) -> [bool; 4] {
+    for (n, key) in (1..).zip(keys) {
+        home.write_own(n, set(key, &"x".repeat(300)), T0);
+        let note = Bytes::from(vec![b'n'; 500]);
+        home.annotate(&key.into(), Version { epoch: 1, counter: n }, note);
+        assert!(home.read_own(key, T0).unwrap().is_some());
+    }
+    assert_eq!(home.len(), 4, "no value had to go");
+    keys.map(|key| home.note(key, T0).is_some())
+}
+
+#[test]
+fn room_is_made_of_the_notes_of_the_namespace_that_is_full_before_those_of_others() {
+    let mut spaces = Spaces::default();
+    let small = Some(2_000);
+    let op = NamespaceOp::Configure { name: "s".into(), write_back: None, bytes_max: small, ttl: None };
+    spaces.apply(&op, &mut Vec::new());
+    let view = View { spaces: Arc::new(spaces), ..view(1, Some((1, 1)), &[(HOME, 1)], Millis(100_000)) };
+    let [a, b, c] = ["a", "b", "c"].map(|key| space::join("s", key));
+    let mut home = Home::new(HOME, 1 << 20);
+    home.set_view(&view, T0);
+    assert_eq!(noted(&mut home, ["default", &a, &b, &c]), [true, false, false, false]);
+    // All of the home is full, and the namespace is not.
+    let mut home = Home::new(HOME, 2_800);
+    home.set_view(&view, T0);
+    assert_eq!(noted(&mut home, ["d1", "d2", "d3", &a]), [false, false, false, false]);
 }
