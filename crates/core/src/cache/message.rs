@@ -221,6 +221,23 @@ pub struct Write {
     pub request_id: Option<String>,
 }
 
+impl Write {
+    /// A write without conditions.
+    #[must_use]
+    pub fn new(key: Key, change: Change) -> Self {
+        Self {
+            key,
+            change,
+            ttl: None,
+            if_version: None,
+            if_absent: false,
+            fill: None,
+            guard: None,
+            request_id: None,
+        }
+    }
+}
+
 /// A change of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {

@@ -42,10 +42,7 @@ fn late_eviction_notice() {
     stage.arrive(&notice);
     assert_eq!(stage.committed(1, &key), "owned", "the notice was about the former grant");
     let (reader, read) = stage.read(3, &key);
-    let recall = stage.arrive(&read);
-    let written = stage.arrive(&recall);
-    let value = stage.arrive(&written);
-    stage.arrive(&value);
+    stage.carry(read);
     assert_eq!(stage.told(reader), Some("mine"));
 }
 
@@ -76,10 +73,7 @@ fn recall_overtaking_its_grant() {
     let (_, read) = stage.read(2, &key);
     let grant = stage.arrive(&read);
     let (writer, write) = stage.write(3, set(&key, "new"));
-    let recall = stage.arrive(&write);
-    let nothing = stage.arrive(&recall);
-    let done = stage.arrive(&nothing);
-    stage.arrive(&done);
+    stage.carry(write);
     version(stage.answer(writer));
     stage.arrive(&grant);
     assert_eq!(stage.sees(2, &key), "ask");
@@ -129,10 +123,7 @@ fn owner_restarting_within_its_lease_leaves_a_miss() {
     stage.start(2, 2, 1 << 20);
     stage.show(2);
     let (reader, read) = stage.read(3, &key);
-    let recall = stage.arrive(&read);
-    let lost = stage.arrive(&recall);
-    let value = stage.arrive(&lost);
-    stage.arrive(&value);
+    stage.carry(read);
     assert_eq!(stage.told(reader), Some("nothing"), "the new process cannot say that nothing was written");
 }
 
@@ -158,10 +149,7 @@ fn late_order_of_a_former_home_takes_no_owned_line_away() {
     stage.arrive(&order);
     assert_eq!(stage.sees(2, &key), "mine");
     let (reader, read) = stage.read(1, &key);
-    let recall = stage.arrive(&read);
-    let written = stage.arrive(&recall);
-    let value = stage.arrive(&written);
-    stage.arrive(&value);
+    stage.carry(read);
     assert_eq!(stage.told(reader), Some("mine"));
 }
 

@@ -153,6 +153,11 @@ impl Stage {
         for node in self.nodes.keys().copied().collect::<Vec<_>>() {
             packets.extend(self.show(node));
         }
+        self.carry(packets);
+    }
+
+    /// These arrive, and whatever that sets off.
+    pub fn carry(&mut self, mut packets: Vec<Packet>) {
         while !packets.is_empty() {
             packets = self.arrive(&packets);
         }
@@ -324,16 +329,7 @@ pub fn keys_in(namespace: &str, count: usize) -> Vec<Key> {
 
 pub fn set(key: &str, value: &str) -> Write {
     let change = Change::Set(bytes::Bytes::copy_from_slice(value.as_bytes()));
-    Write {
-        key: key.into(),
-        change,
-        ttl: None,
-        if_version: None,
-        if_absent: false,
-        fill: None,
-        guard: None,
-        request_id: None,
-    }
+    Write::new(key.into(), change)
 }
 
 pub fn delete(key: &str) -> Write {

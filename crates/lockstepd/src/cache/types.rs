@@ -10,10 +10,9 @@ use lockstep_core::Millis;
 use lockstep_core::cache::space::Spaces;
 use lockstep_core::cache::{message, tenure};
 use lockstep_core::command::Member;
-use lockstep_core::guards::Guard;
 use lockstep_core::names::{Incarnation, Origin};
 
-pub use lockstep_core::cache::message::Change;
+pub use lockstep_core::cache::message::{Change, Write};
 pub use lockstep_core::cache::space::DEFAULT;
 pub use lockstep_core::cache::{Key, Version};
 
@@ -92,50 +91,6 @@ pub struct Written {
     pub version: Option<Version>,
     /// Of an addition.
     pub sum: Option<i64>,
-}
-
-/// A write and its conditions.
-#[derive(Clone, Debug)]
-pub struct Write {
-    /// The key, its namespace included.
-    pub key: Key,
-    /// What to do.
-    pub change: Change,
-    /// Time to live.
-    pub ttl: Option<Millis>,
-    /// Only if this is the current version.
-    pub if_version: Option<Version>,
-    /// Only if there is no value.
-    pub if_absent: bool,
-    /// Only if this right to fill still stands.
-    pub fill: Option<Version>,
-    /// Only if no newer token of this lock was seen at the home.
-    pub guard: Option<Guard>,
-    /// Makes a retry harmless while the home's process lives.
-    pub request_id: Option<String>,
-}
-
-impl Write {
-    /// A write without conditions.
-    pub fn new(key: Key, change: Change) -> Self {
-        Self {
-            key,
-            change,
-            ttl: None,
-            if_version: None,
-            if_absent: false,
-            fill: None,
-            guard: None,
-            request_id: None,
-        }
-    }
-}
-
-impl From<Write> for message::Write {
-    fn from(write: Write) -> Self {
-        let Write { key, change, ttl, if_version, if_absent, fill, guard, request_id } = write;
-        Self { key, change, ttl, if_version, if_absent, fill, guard, request_id }
-    }
 }
 
 /// The default of [`Limits::waiting_max`].

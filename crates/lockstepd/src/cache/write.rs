@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use lockstep_core::cache::message::{self, Answer, Refusal, Request};
+use lockstep_core::cache::message::{Answer, Refusal, Request};
 use lockstep_core::names::Origin;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -28,13 +28,12 @@ impl Cache {
     /// Writes at the key's home, or here if this node owns the line; returns when no node can answer
     /// with an older value any more.
     pub async fn write(&self, write: Write, timeout: Duration) -> Result<Written, Error> {
-        self.go_on_writing(&write.into(), None, Instant::now() + timeout).await
+        self.go_on_writing(&write, None, Instant::now() + timeout).await
     }
 
     /// Several at once, each for itself: those of one home travel together.
     pub async fn write_many(&self, writes: Vec<Write>, timeout: Duration) -> Vec<Result<Written, Error>> {
         let deadline = Instant::now() + timeout;
-        let writes: Vec<message::Write> = writes.into_iter().map(Into::into).collect();
         let mut by_home: BTreeMap<Origin, Vec<usize>> = BTreeMap::new();
         let mut attempts = Vec::with_capacity(writes.len());
         for (at, write) in writes.iter().enumerate() {
@@ -69,7 +68,7 @@ impl Cache {
         &self,
         home: Origin,
         which: Vec<usize>,
-        writes: &[message::Write],
+        writes: &[Write],
         deadline: Instant,
     ) -> Vec<(usize, Attempt)> {
         let to = self.addressee(home);
@@ -84,7 +83,7 @@ impl Cache {
 
     async fn go_on_writing(
         &self,
-        write: &message::Write,
+        write: &Write,
         mut maybe_at: Option<Origin>,
         deadline: Instant,
     ) -> Result<Written, Error> {
@@ -102,7 +101,7 @@ impl Cache {
         }
     }
 
-    async fn attempt(&self, write: &message::Write, maybe_at: Option<Origin>, deadline: Instant) -> Attempt {
+    async fn attempt(&self, write: &Write, maybe_at: Option<Origin>, deadline: Instant) -> Attempt {
         if maybe_at.is_none()
             && let Some(attempt) = self.write_owned(write)
         {
@@ -123,7 +122,7 @@ impl Cache {
     }
 
     /// Writes a line that this node owns.
-    fn write_owned(&self, write: &message::Write) -> Option<Attempt> {
+    fn write_owned(&self, write: &Write) -> Option<Attempt> {
         let now = self.now();
         let mut state = self.lock();
         if state.near.machine.holds(&write.key) {
@@ -136,14 +135,14 @@ impl Cache {
         Some(judge(answer, false))
     }
 
-    async fn write_here(&self, write: &message::Write, deadline: Instant) -> Attempt {
+    async fn write_here(&self, write: &Write, deadline: Instant) -> Attempt {
         match timeout_at(deadline, self.start_write(write)).await {
             Ok(Ok(answer)) => judge(answer, false),
             Ok(Err(_)) | Err(_) => Attempt::Over(Err(Error::OutcomeUnknown)),
         }
     }
 
-    fn start_write(&self, write: &message::Write) -> oneshot::Receiver<Answer> {
+    fn start_write(&self, write: &Write) -> oneshot::Receiver<Answer> {
         let now = self.now();
         let mut state = self.lock();
         let (tag, answer) = match state.parked.caller() {
@@ -155,13 +154,7 @@ impl Cache {
         answer
     }
 
-    async fn write_there(
-        &self,
-        home: Origin,
-        write: &message::Write,
-        maybe: bool,
-        deadline: Instant,
-    ) -> Attempt {
+    async fn write_there(&self, home: Origin, write: &Write, maybe: bool, deadline: Instant) -> Attempt {
         let request = Request::Write { to: self.addressee(home), write: write.clone() };
         match self.call(home.node, &request, deadline.saturating_duration_since(Instant::now())).await {
             Ok(answer) => judge(answer, maybe),

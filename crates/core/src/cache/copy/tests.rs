@@ -234,16 +234,7 @@ fn recall(copies: &mut Copies, key: &str, grant: u64, now: Millis) -> Had {
 
 fn write(copies: &mut Copies, key: &str, now: Millis) {
     let change = Change::Set(Bytes::from_static(b"w"));
-    let write = Write {
-        key: key.into(),
-        change,
-        ttl: None,
-        if_version: None,
-        if_absent: false,
-        fill: None,
-        guard: None,
-        request_id: None,
-    };
+    let write = Write::new(key.into(), change);
     assert!(matches!(copies.write(&write, now), Some((Answer::Written(_), _))));
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::lines::{Fill, Line, Loader, Queued};
+use super::line::{Fill, Line, Loader, Queued};
 use super::{Home, Output};
 use crate::cache::message::{Addressee, Answer, Load, Refusal, Value};
 use crate::cache::{Key, Tag, Version};

@@ -25,6 +25,7 @@ use crate::names::{NodeId, Origin};
 use crate::stamp::Millis;
 
 mod flush;
+mod line;
 mod lines;
 mod load;
 mod memo;
@@ -44,6 +45,7 @@ pub use stats::{STALL_BOUNDS_MS, Stats};
 pub(super) use write::add;
 
 use flush::Flushes;
+use line::Line;
 use lines::Lines;
 use memo::Memo;
 use moves::Moves;
@@ -167,7 +169,7 @@ impl Home {
 
     /// Whether this node may answer for `key` now, to whom asked under `to`.
     fn admit(&self, to: Option<Addressee>, key: &str, now: Millis) -> Result<Settings, Refusal> {
-        let is_leaving = self.lines.get(key).is_some_and(lines::Line::is_leaving);
+        let is_leaving = self.lines.get(key).is_some_and(Line::is_leaving);
         if to.is_some_and(|to| !self.tenure.is_meant(to)) || !self.tenure.serves(key, now) || is_leaving {
             return Err(Refusal::NotHome);
         }

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::lines::{self, Owner, Queued};
+use super::line::{self, Owner, Queued};
 use super::{Home, Output};
 use crate::cache::message::{Addressee, Answer, Grant, Held, Refusal, Value, Wish};
 use crate::cache::{Key, Tag, Version, space};
@@ -36,9 +36,8 @@ impl Home {
     #[must_use]
     pub fn note(&self, key: &str, now: Millis) -> Option<&Bytes> {
         let line = self.lines.get(key).filter(|line| line.owner.is_none() && line.deadline.is_none())?;
-        let (version, note) = line.note.as_ref()?;
-        let is_current = line.value.is_some() && *version == line.version && !line.is_leaving();
-        let may = is_current && !self.lines.is_flushed(key, line) && self.tenure.serves(key, now);
+        let note = line.note.as_ref().filter(|_| !line.is_leaving())?;
+        let may = !self.lines.is_flushed(key, line) && self.tenure.serves(key, now);
         may.then(|| {
             line.touched.set();
             note
@@ -55,7 +54,7 @@ impl Home {
             && line.value.is_some()
             && line.version == version
         {
-            self.lines.note(key, version, note);
+            self.lines.note(key, note);
         }
     }
 
@@ -153,7 +152,7 @@ impl Home {
         if self.lines.get(key).is_some_and(|line| line.value.is_some() || !line.sharers.is_empty()) {
             return true;
         }
-        let room = |namespace, max| self.lines.staying(namespace) + lines::cost(key, 0) <= max;
+        let room = |namespace, max| self.lines.staying(namespace) + line::cost(key, 0) <= max;
         room(None, self.bytes_max) && room(Some(space::of(key)), self.share(key))
     }
 

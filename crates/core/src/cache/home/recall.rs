@@ -2,7 +2,7 @@
 //!
 //! It does not know what a change is for; it tells [`super::write`] when nothing is awaited any more.
 
-use super::lines::{Line, Owner, Pending, Why};
+use super::line::{Line, Owner, Pending, Why};
 use super::{Home, Output, write};
 use crate::cache::feed::Change;
 use crate::cache::message::{Addressee, Answer, Forget, Had, Held, Order};

@@ -36,16 +36,7 @@ fn home() -> Home {
 }
 
 fn set(key: &str, value: &str) -> Write {
-    Write {
-        key: key.into(),
-        change: Change::Set(Bytes::copy_from_slice(value.as_bytes())),
-        ttl: None,
-        if_version: None,
-        if_absent: false,
-        fill: None,
-        guard: None,
-        request_id: None,
-    }
+    Write::new(key.into(), Change::Set(Bytes::copy_from_slice(value.as_bytes())))
 }
 
 fn delete(key: &str) -> Write {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::lines::{self, Line, Pending, Queued, Why, Writing};
+use super::line::{self, Line, Pending, Queued, Why, Writing};
 use super::memo::Verdict;
 use super::{Home, Output};
 use crate::cache::feed;
@@ -51,7 +51,7 @@ impl Home {
     fn refusal(&self, write: &Write, now: Millis) -> Option<Refusal> {
         if let Err(refusal) = self.admit(None, &write.key, now) {
             Some(refusal)
-        } else if lines::cost(&write.key, write.change.bytes()) > self.share(&write.key) {
+        } else if line::cost(&write.key, write.change.bytes()) > self.share(&write.key) {
             Some(Refusal::TooLarge)
         } else if self.lines.bytes() > self.bytes_max.saturating_mul(2) {
             // Silent sharers hold up so many evictions that only waiting helps.
@@ -202,7 +202,7 @@ impl Home {
     /// Whether there was anything to evict, for the sake of `new`.
     fn evict(&mut self, namespace: Option<&str>, new: &str, now: Millis, outputs: &mut Vec<Output>) -> bool {
         let Some(key) = self.lines.victim(namespace, new) else { return false };
-        let cost = self.lines.get(&key).map_or(0, Line::cost);
+        let cost = self.lines.get(&key).map_or(0, |line| line.cost);
         self.lines.evicting(&key, cost, true);
         self.begin(&key, Why::Evict(cost), now, outputs);
         self.go_on(&key, now, outputs);

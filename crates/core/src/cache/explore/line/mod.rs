@@ -267,16 +267,7 @@ impl World {
     }
 
     fn a_write(&self, key: usize) -> Write {
-        Write {
-            key: self.keys[key].clone(),
-            change: value(8),
-            ttl: None,
-            if_version: None,
-            if_absent: false,
-            fill: None,
-            guard: None,
-            request_id: None,
-        }
+        Write::new(self.keys[key].clone(), value(8))
     }
 
     fn read(&mut self, node: NodeId, key: usize) {

@@ -293,16 +293,7 @@ impl World {
 
     fn write(&mut self, node: NodeId, seen: &mut Seen) {
         let Some(home) = self.home_of(node) else { return };
-        let write = Write {
-            key: self.key.clone(),
-            change: Change::Set(Bytes::from_static(b"x")),
-            ttl: None,
-            if_version: None,
-            if_absent: false,
-            fill: None,
-            guard: None,
-            request_id: None,
-        };
+        let write = Write::new(self.key.clone(), Change::Set(Bytes::from_static(b"x")));
         let copies = &mut self.nodes.get_mut(&node).unwrap().copies;
         if let Some((answer, outputs)) = copies.write(&write, self.now) {
             let Answer::Written(version) = answer else { panic!("{answer:?}") };

@@ -4,7 +4,7 @@ use super::*;
 
 /// Room for ten lines of short keys, which nobody else keeps.
 fn small() -> Home {
-    let mut home = Home::new(HOME, 10 * super::super::lines::cost("k00", 5));
+    let mut home = Home::new(HOME, 10 * super::super::line::cost("k00", 5));
     home.set_view(&view(1, Some((1, 1)), &[(HOME, 1)], Millis(100_000)), T0);
     home
 }
@@ -53,7 +53,7 @@ fn an_absence_that_is_read_makes_room_for_values() {
 
 #[test]
 fn an_eviction_spares_so_many_lines_and_no_more() {
-    let mut home = Home::new(HOME, 40 * super::super::lines::cost("k00", 5));
+    let mut home = Home::new(HOME, 40 * super::super::line::cost("k00", 5));
     home.set_view(&view(1, Some((1, 1)), &[(HOME, 1)], Millis(100_000)), T0);
     for n in 0..40 {
         home.write_own(n, set(&format!("k{n:02}"), "value"), T0);

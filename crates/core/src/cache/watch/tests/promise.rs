@@ -22,13 +22,8 @@ fn key(nth: u8) -> Key {
     space::join(if nth < 2 { space::DEFAULT } else { BACK }, &format!("k{nth}"))
 }
 
-fn write(key: Key, change: Change) -> Write {
-    let (ttl, if_version, fill, guard, request_id) = Default::default();
-    Write { key, change, ttl, if_version, if_absent: false, fill, guard, request_id }
-}
-
 fn set(key: Key) -> Write {
-    write(key, Change::Set(Bytes::from_static(b"value")))
+    Write::new(key, Change::Set(Bytes::from_static(b"value")))
 }
 
 /// What can happen. Nodes and keys are counted anew where there are fewer.
@@ -84,7 +79,7 @@ fn steps() -> impl Strategy<Value = Step> {
 fn carry_out(world: &mut World, step: Step) {
     match step {
         Step::Set(nth) => world.write(set(key(nth))),
-        Step::Delete(nth) => world.write(write(key(nth), Change::Delete)),
+        Step::Delete(nth) => world.write(Write::new(key(nth), Change::Delete)),
         Step::Keep(nth) => match world.read(&key(nth)) {
             Some(Some(version)) => drop(world.kept.insert(key(nth), version)),
             Some(None) => drop(world.kept.remove(&key(nth))),
@@ -93,7 +88,7 @@ fn carry_out(world: &mut World, step: Step) {
         Step::Own(node, nth) => world.own(NodeId(node), &key(nth)),
         Step::Silently(deletes) => {
             if let Some((node, key)) = world.owned.clone() {
-                world.write_owned(node, &if deletes { write(key, Change::Delete) } else { set(key) });
+                world.write_owned(node, &if deletes { Write::new(key, Change::Delete) } else { set(key) });
             }
         }
         Step::Hear(node) => world.hear(NodeId(node)),
